@@ -1,0 +1,198 @@
+"""Diagnostics: what is wrong, where, what was needed, what was found, and what to try.
+
+A user's mistake is a `Diagnostic`; several are gathered and raised together as one `CompileError`.
+A mistake of ours is an assertion. Every code has a page in `ir/errors/CODE.md` (`archc explain CODE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of source text; lines and columns count from 1, in characters; the end is exclusive."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A second place (or remark) that helps to understand a diagnostic: the definition behind a use, say."""
+
+    message: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing to tell the user.
+
+    `message` says what was needed, `label` stands beside the caret and says what was found there,
+    `help` says what to try.
+    """
+
+    code: str
+    message: str
+    span: Span | None = None
+    label: str = ""
+    notes: tuple[Note, ...] = ()
+    help: str | None = None
+    severity: Literal["error", "warning"] = "error"
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnostic as plain data, for `--json`."""
+
+        def place(span: Span | None) -> dict[str, Any] | None:
+            if span is None:
+                return None
+            return {
+                "file": span.file,
+                "line": span.line,
+                "column": span.column,
+                "end_line": span.end_line,
+                "end_column": span.end_column,
+            }
+
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "message": self.message,
+            "label": self.label,
+            "span": place(self.span),
+            "notes": [{"message": n.message, "span": place(n.span)} for n in self.notes],
+            "help": self.help,
+        }
+
+
+class CompileError(Exception):
+    """One or more diagnostics; the command line prints them and leaves with `exit_code`.
+
+    Exit codes: 1 the input is wrong, 2 usage or a missing file, 3 a verification mismatch,
+    4 a target or device is unavailable.
+    """
+
+    def __init__(self, *diagnostics: Diagnostic, exit_code: int = 1) -> None:
+        assert diagnostics, "a CompileError carries at least one diagnostic"
+        super().__init__("\n".join(f"{d.severity}[{d.code}]: {d.message}" for d in diagnostics))
+        self.diagnostics = diagnostics
+        self.exit_code = exit_code
+
+
+def fail(
+    code: str,
+    message: str,
+    span: Span | None = None,
+    *,
+    label: str = "",
+    notes: Sequence[Note] = (),
+    help: str | None = None,
+    exit_code: int = 1,
+) -> CompileError:
+    """A `CompileError` of one diagnostic, to be raised: `raise fail("E0301", …)`."""
+    return CompileError(Diagnostic(code, message, span, label, tuple(notes), help), exit_code=exit_code)
+
+
+class DiagnosticSink:
+    """Gathers diagnostics, so that one run reports several; `finish` raises when any is an error."""
+
+    def __init__(self) -> None:
+        self.diagnostics: list[Diagnostic] = []
+
+    def add(self, *diagnostics: Diagnostic) -> None:
+        self.diagnostics.extend(d for d in diagnostics if d not in self.diagnostics)
+
+    @property
+    def has_errors(self) -> bool:
+        return any(d.severity == "error" for d in self.diagnostics)
+
+    def finish(self) -> tuple[Diagnostic, ...]:
+        """The warnings; raises `CompileError` with everything gathered when there is an error among them."""
+        if self.has_errors:
+            raise CompileError(*self.diagnostics)
+        return tuple(self.diagnostics)
+
+
+def suggest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate closest to a misspelt `name`, or None when nothing is close.
+
+    >>> suggest("linera", ["linear", "conv"])
+    'linear'
+    """
+    from rapidfuzz import distance, process
+
+    limit = max(1, len(name) // 3)
+    best = process.extractOne(
+        name, list(candidates), scorer=distance.OSA.distance, score_cutoff=limit, processor=str.lower
+    )
+    return best[0] if best else None
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
+    """`did you mean …?`, or None when no candidate is close to `name`."""
+    close = suggest(name, candidates)
+    return f"did you mean `{close}`?" if close else None
+
+
+def render(
+    diagnostics: Iterable[Diagnostic],
+    source: Callable[[str], str | None] | None = None,
+    style: Callable[[str, str], str] = lambda text, role: text,
+) -> str:
+    """Diagnostics as text with carets, in the manner of rustc.
+
+    `source` maps a file name to its text (None: show no excerpt). `style(text, role)` colours a piece;
+    roles are `error`, `warning`, `note`, `help`, `caret`, `gutter`, `bold`.
+    """
+    blocks = []
+    for d in diagnostics:
+        lines = [style(f"{d.severity}[{d.code}]", d.severity) + style(f": {d.message}", "bold")]
+        if d.span is not None:
+            lines.append(style(f"  --> {d.span}", "gutter"))
+            lines += _excerpt(d.span, d.label, "caret", source, style)
+        elif d.label:
+            lines.append(f"  {d.label}")
+        for note in d.notes:
+            if note.span is None:
+                lines.append(style("  note", "note") + f": {note.message}")
+                continue
+            lines.append(style(f"  ::: {note.span}", "gutter"))
+            lines += _excerpt(note.span, note.message, "note", source, style)
+        if d.help:
+            lines.append(style("  help", "help") + f": {d.help}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _excerpt(
+    span: Span,
+    label: str,
+    role: str,
+    source: Callable[[str], str | None] | None,
+    style: Callable[[str, str], str],
+) -> list[str]:
+    text = source(span.file) if source else None
+    rows = text.splitlines() if text else []
+    if not 1 <= span.line <= len(rows):
+        return [f"  {label}"] if label else []
+    row, column = rows[span.line - 1], span.column
+    end = span.end_column if span.end_line == span.line else len(row) + 1
+    if len(row) > 160:  # keep a very long line readable: a window around the caret
+        start = max(0, column - 60)
+        row, column, end = row[start : start + 140], column - start, min(end - start, 141)
+    lead = "".join("\t" if c == "\t" else " " for c in row[: column - 1])
+    number = f"{span.line:5d}"
+    caret = style("^" * max(1, end - column), role)
+    return [
+        style(f"{number} | ", "gutter") + row,
+        style(" " * len(number) + " | ", "gutter") + lead + caret + (f" {style(label, role)}" if label else ""),
+    ]
