@@ -15,9 +15,8 @@ Number(value=8)), operators=('*',)),), keywords=())))
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
 
 from archc.ir.diagnostics import Span
 
@@ -26,6 +25,7 @@ class Node:
     """What every piece of syntax has: a span."""
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]]
     span: Span
 
 
@@ -294,7 +294,7 @@ class Port(Node):
 
 @dataclass(frozen=True, slots=True)
 class Def(Node):
-    """`def block(c, stride = 1): [N, C, H, W] => [N, c, H, W] = body`; `formals` is None where there are no brackets."""
+    """`def block(c, stride = 1): [N, C, H, W] => [N, c, H, W] = body`; `formals` is None without brackets."""
 
     name: Name
     formals: tuple[Formal, ...] | None
@@ -323,7 +323,7 @@ class Let(Node):
 
 @dataclass(frozen=True, slots=True)
 class Rule(Node):
-    """`rule Op = linear(16) | 0.5: norm when depth < 3`. `formals` is None where there are no brackets."""
+    """`rule Op = linear(16) | 0.5: norm when depth < 3`. `formals` is None without brackets."""
 
     name: Name
     formals: tuple[Formal, ...] | None
@@ -375,14 +375,9 @@ Statement: TypeAlias = Let | Share | Require
 Item: TypeAlias = Import | Port | Def | Share | Let | Rule | Require | Bind
 
 
-@cache
-def _child_fields(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind) if f.name != "span")
-
-
 def children(node: Node) -> Iterator[Node]:
     """The nodes directly below `node`, in source order."""
-    for name in _child_fields(type(node)):
+    for name in type(node).__match_args__[:-1]:  # all fields but the span
         value = getattr(node, name)
         if isinstance(value, Node):
             yield value
