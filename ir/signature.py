@@ -4,10 +4,12 @@
 
 Operands stand before `;`, weights behind it, results after `->`. In brackets, a repeated letter is one axis: its sizes
 must agree and its permutations act jointly. `g.i` is a product (outer, inner), `c + d` a sum (concatenation), `*b` any
-number of axes, `3` a fixed size, and `!` pins an axis: its order means something to the op. A letter that is also a
-field of the op's parameters has the field's value as its size. A dtype may stand before the bracket: operands and results
-without one share one dtype; `float` demands that the shared dtype is a float; `int` is any integer dtype and `any` any
-dtype of its own; `bool`, `i64`, … are themselves.
+number of axes, `3` a fixed size, and `!` pins an axis: its order means something to the op. `~` marks an axis that
+survives although the op looks across it (softmax, the axes of a norm): it may be permuted as a whole, but nothing else
+may be permuted differently for each of its elements. A letter that is also a field of the op's parameters has the
+field's value as its size. A dtype may stand before the bracket: operands and results without one share one dtype;
+`float` demands that the shared dtype is a float; `int` is any integer dtype and `any` any dtype of its own; `bool`,
+`i64`, … are themselves.
 
 From this line follow shape inference and its messages, contraction FLOPs, the axis classes and the parameter graphs.
 """
@@ -26,9 +28,10 @@ class Letter:
 
     name: str
     pinned: bool = False
+    mixed: bool = False
 
     def __str__(self) -> str:
-        return self.name + "!" * self.pinned
+        return self.name + "!" * self.pinned + "~" * self.mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,10 @@ class Rest:
 
     name: str
     pinned: bool = False
+    mixed: bool = False
 
     def __str__(self) -> str:
-        return "*" + self.name + "!" * self.pinned
+        return "*" + self.name + "!" * self.pinned + "~" * self.mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,10 @@ class Signature:
         return f"{left}{weights} -> {' '.join(map(str, self.results))}".strip()
 
     @property
-    def names(self) -> frozenset[str]:
-        """Every axis name in the line."""
+    def letters(self) -> frozenset[str]:
+        """The letters of the line, rests apart."""
         tensors = self.operands + self.weights + self.results
-        return frozenset(a.name for t in tensors for axis in t.axes for a in atoms(axis) if not isinstance(a, Size))
+        return frozenset(a.name for t in tensors for axis in t.axes for a in atoms(axis) if isinstance(a, Letter))
 
 
 def atoms(axis: Axis) -> Iterator[Letter | Rest | Size]:
@@ -117,7 +121,7 @@ def atoms(axis: Axis) -> Iterator[Letter | Rest | Size]:
 
 
 _TENSOR = re.compile(r"\s*,?\s*([A-Za-z_]\w*)?(?::(\w+))?\[([^\]]*)\]")
-_ATOM = re.compile(r"(\*)?(?:([A-Za-z_]\w*)|(\d+))(!)?$")
+_ATOM = re.compile(r"(\*)?(?:([A-Za-z_]\w*)|(\d+))(!)?(~)?$")
 
 
 @lru_cache(maxsize=8192)
@@ -158,7 +162,7 @@ def _product(text: str) -> Axis:
 def _atom(text: str) -> Axis:
     match = _ATOM.match(text.strip())
     assert match, f"malformed axis: {text!r}"
-    star, name, number, pin = match.groups()
+    star, name, number, pin, mixed = match.groups()
     if number:
         return Size(int(number))
-    return Rest(name, bool(pin)) if star else Letter(name, bool(pin))
+    return (Rest if star else Letter)(name, bool(pin), bool(mixed))
