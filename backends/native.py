@@ -1,0 +1,100 @@
+"""The native side of TVM, loaded without torch and, for running, without tvm.
+
+`import tvm_ffi` imports torch wherever torch is installed: 2.8 s and half a gigabyte for nothing. Running an artifact needs
+only `libtvm_ffi` and `libtvm_runtime`: 60 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from archc.ir.diagnostics import fail
+
+
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+    """Within it, this thread's `import torch` fails unless torch is loaded already; other threads notice nothing."""
+    guard = _TorchGuard(threading.get_ident())
+    if "torch" not in sys.modules:
+        sys.meta_path.insert(0, guard)
+    try:
+        yield
+    finally:
+        if guard in sys.meta_path:
+            sys.meta_path.remove(guard)
+
+
+class _TorchGuard:
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        if name == "torch" and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError("torch is not needed here", name="torch")
+
+
+def calm_threads() -> None:
+    """Keep TVM's worker threads from being pinned to cores and from spinning.
+
+    Pinned, spinning workers collapse as soon as cores are shared (16 ms against 1.2). The library reads these variables
+    when it first starts its workers; what the user has set stays.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
+
+
+@cache
+def library_folder() -> Path:
+    """Where the installed tvm keeps its shared libraries; raises E0514 when there is none."""
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or spec.origin is None:
+        raise fail("E0514", "running an artifact needs apache-tvm", help="pip install apache-tvm", exit_code=4)
+    return Path(spec.origin).parent / "lib"
+
+
+@cache
+def runtime() -> Any:
+    """The module `tvm_ffi`, with TVM's runtime library loaded."""
+    calm_threads()
+    folder = library_folder()
+    try:
+        with without_torch():
+            import tvm_ffi
+        ctypes.CDLL(str(folder / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+        if (extra := folder / "libtvm_runtime_extra.so").exists():  # sorting, random numbers
+            ctypes.CDLL(str(extra))
+    except (ImportError, OSError) as error:
+        raise fail(
+            "E0514", f"TVM's runtime cannot be loaded: {error}", help="reinstall apache-tvm", exit_code=4
+        ) from error
+    return tvm_ffi
+
+
+@cache
+def cuda_problem() -> str | None:
+    """Why programs cannot be run on a GPU here, or None when they can."""
+    library = library_folder() / "libtvm_runtime_cuda.so"
+    if not library.exists():
+        return "this build of apache-tvm has no CUDA runtime"
+    ffi = runtime()
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:  # names the library that is missing: libcuda.so.1 is the driver, libcudart the toolkit
+        return str(error)
+    exists = ffi.get_global_func("runtime.GetDeviceAttr")(ffi.device("cuda", 0), 0)
+    return None if exists else "there is no CUDA device"
+
+
+def global_function(name: str) -> Any:
+    """A function that TVM's runtime registers."""
+    return runtime().get_global_func(name)
