@@ -1,0 +1,369 @@
+"""Weights on disk: safetensors files whose keys are the IR's parameter names.
+
+A file is read as hostile: nothing is unpickled, no length is believed before it is checked, and what is wrong is said
+with what was needed and what was found. The same tensors and metadata always give the same bytes (the reference
+writer orders metadata at random), so that a weights file can be named by its SHA-256.
+
+Layout (https://github.com/huggingface/safetensors#format): a little-endian u64 with the header's length, the header as
+JSON `{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`, then the data, every byte
+of it claimed by exactly one tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, fail
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_HEADER_BYTES = 100_000_000  # the reference reader's limit
+MAX_RANK = 32
+METADATA = "__metadata__"
+
+# safetensors name -> (the IR's name, bytes per element)
+_DTYPES: dict[str, tuple[str, int]] = {
+    "F64": ("f64", 8),
+    "F32": ("f32", 4),
+    "F16": ("f16", 2),
+    "BF16": ("bf16", 2),
+    "I64": ("i64", 8),
+    "I32": ("i32", 4),
+    "I16": ("i16", 2),
+    "I8": ("i8", 1),
+    "U64": ("u64", 8),
+    "U32": ("u32", 4),
+    "U16": ("u16", 2),
+    "U8": ("u8", 1),
+    "BOOL": ("bool", 1),
+}
+_STORED = {name: stored for stored, (name, _) in _DTYPES.items()}
+_NUMPY = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    **{f"{kind}{bits}": f"{word}{bits}" for kind, word in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)},
+    "bool": "bool",
+}
+_NAMES = {numpy_name: name for name, numpy_name in _NUMPY.items()} | {"bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a tensor is: the IR's dtype name (`f32`) and its shape.
+
+    >>> str(TensorSpec("f32", (64, 3, 3, 3)))
+    'f32[64, 3, 3, 3]'
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    @classmethod
+    def of(cls, array: Array) -> TensorSpec:
+        return cls(dtype_name(array), tuple(array.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A weights file in memory: read-only arrays by parameter name, metadata, and the file's SHA-256."""
+
+    arrays: Mapping[str, Array]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def dtype_name(array: Array) -> str:
+    """The IR's name of an array's dtype.
+
+    >>> dtype_name(np.zeros(3, np.float32))
+    'f32'
+    """
+    name = _NAMES.get(array.dtype.name)
+    if name is None:
+        raise fail("E0608", f"weights cannot hold dtype `{array.dtype}`", help=f"cast to one of {', '.join(_STORED)}")
+    return name
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of an IR dtype name; `bf16` comes from ml_dtypes."""
+    if name == "bf16":
+        import ml_dtypes  # arrives with apache-tvm; numpy has no bfloat16 of its own
+
+        dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return dtype
+    return np.dtype(_NUMPY[name])
+
+
+def serialise(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file; equal tensors and metadata give equal bytes, whatever their order.
+
+    >>> w, b = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
+    >>> serialise({"w": w, "b": b}) == serialise({"b": b, "w": w})
+    True
+    """
+    for key, value in (metadata or {}).items():
+        assert (type(key), type(value)) == (str, str), f"metadata is text to text: {key!r}: {value!r}"
+    header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    blobs, offset = [], 0
+    # Widest elements first: then every tensor is aligned to its element, as the data starts on a multiple of 8.
+    for name in sorted(arrays, key=lambda n: (-arrays[n].itemsize, n)):
+        assert name != METADATA, f"`{METADATA}` is the format's own key"
+        array = arrays[name]
+        dtype = dtype_name(array)
+        blob = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
+        header[name] = {
+            "dtype": _STORED[dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(blob)],
+        }
+        blobs.append(blob)
+        offset += len(blob)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *blobs])
+
+
+def write_weights(path: Path | str, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> str:
+    """Write a safetensors file atomically (old or new, never half); the SHA-256 of its bytes.
+
+    Raises E0608 when the place cannot be written.
+    """
+    data = serialise(arrays, metadata)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; synced and renamed over `path` if the block succeeds.
+
+    The temporary name keeps the suffix, for writers that choose a format by it. Raises E0608 when the place cannot be
+    written.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            # mkstemp makes private files; give the result the mode that a plain open() would have.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(descriptor, 0o666 & ~umask)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise fail(
+            "E0608", f"cannot write `{path}`", label=error.strerror or str(error), help="choose another place"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def read_weights(path: Path | str, needed: Mapping[str, TensorSpec] | None = None) -> Weights:
+    """Read a safetensors file; with `needed`, also check that it holds exactly these tensors.
+
+    Raises E0601 (cannot be opened; exit code 2 when missing), E0602 (not a sound safetensors file) and, gathered,
+    E0603–E0606 (see `check_weights`).
+    """
+    path = Path(path)
+    data = _read_file(path)
+    arrays, metadata = view_weights(data, path)
+    for array in arrays.values():
+        array.flags.writeable = False
+    if needed is not None:
+        check_weights(needed, arrays, where=str(path))
+    return Weights(arrays, metadata, hashlib.sha256(data).hexdigest())
+
+
+def view_weights(data: bytes | memoryview, path: Path | str) -> tuple[dict[str, Array], dict[str, str]]:
+    """The tensors and metadata of a safetensors file in memory, as views of `data` wherever they are aligned.
+
+    Raises E0602 (not a sound safetensors file); `path` is for the message.
+    """
+    begin, entries, metadata = _read_header(data, path)
+    arrays: dict[str, Array] = {}
+    for name, (spec, offset) in entries.items():
+        dtype = numpy_dtype(spec.dtype)
+        array = np.frombuffer(data, dtype.newbyteorder("<"), math.prod(spec.shape), begin + offset)
+        if sys.byteorder == "big" or (begin + offset) % dtype.itemsize:
+            array = array.astype(dtype)  # other writers do not always align
+        arrays[name] = array.view(dtype).reshape(spec.shape)
+    return arrays, metadata
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise fail("E0601", f"cannot read weights from `{path}`", label=f"it is {what}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise fail(
+            "E0601",
+            f"cannot read weights from `{path}`",
+            label=getattr(error, "strerror", None) or str(error),
+            help="`archc train` and `archc predict` write weights" if missing else None,
+            exit_code=2 if missing else 1,
+        ) from error
+
+
+def _read_header(
+    data: bytes | memoryview, path: Path | str
+) -> tuple[int, dict[str, tuple[TensorSpec, int]], dict[str, str]]:
+    """Where the data begins, each tensor's type and offset, and the metadata; E0602 unless all of it is sound."""
+
+    def bad(label: str) -> CompileError:
+        return fail(
+            "E0602", f"`{path}` is not a sound safetensors file", label=label, help="copy or download the file again"
+        )
+
+    if len(data) < 8:
+        raise bad(f"needed at least 8 bytes, found {len(data)}")
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise bad(f"the header claims {length} bytes; the limit is {MAX_HEADER_BYTES}")
+    begin = 8 + length
+    if begin > len(data):
+        raise bad(f"truncated: the header needs {length} bytes, {len(data) - 8} are left")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise bad(f"`{next(n for n in names if names.count(n) > 1)}` stands twice in the header")
+        return table
+
+    try:
+        header = json.loads(bytes(data[8:begin]).decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise bad(f"the header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise bad("the header is not a JSON object")
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise bad(f"`{METADATA}` must map text to text")
+
+    entries: dict[str, tuple[TensorSpec, int]] = {}
+    claims: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        spec, first, last = _read_entry(name, entry, bad)
+        entries[name] = spec, first
+        claims.append((first, last, name))
+    reached, before = 0, "the header"
+    for first, last, name in sorted(claims):
+        if first != reached:
+            what = "overlaps" if first < reached else "leaves a hole after"
+            raise bad(f"`{name}` {what} {before}: needed to start at byte {reached}, found {first}")
+        reached, before = last, f"`{name}`"
+    if reached != len(data) - begin:
+        what = "truncated" if reached > len(data) - begin else "bytes that no tensor claims"
+        raise bad(f"{what}: the tensors need {reached} bytes, {len(data) - begin} are there")
+    return begin, entries, metadata
+
+
+def _read_entry(name: str, entry: Any, bad: Any) -> tuple[TensorSpec, int, int]:
+    def natural(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise bad(f"`{name}` must have exactly `dtype`, `shape` and `data_offsets`")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise bad(f"`{name}` has dtype {dtype!r}; known are {', '.join(_DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(natural, shape)):
+        raise bad(f"`{name}` has a shape that is not a list of at most {MAX_RANK} sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(natural, offsets)):
+        raise bad(f"`{name}` has offsets that are not [begin, end]")
+    ir_dtype, width = _DTYPES[dtype]
+    spec = TensorSpec(ir_dtype, tuple(shape))
+    if offsets[1] - offsets[0] != math.prod(shape) * width:
+        raise bad(f"`{name}` is {spec}, {math.prod(shape) * width} bytes; its offsets hold {offsets[1] - offsets[0]}")
+    return spec, offsets[0], offsets[1]
+
+
+def check_weights(
+    needed: Mapping[str, TensorSpec], found: Mapping[str, Array | TensorSpec], *, where: str = "the weights"
+) -> None:
+    """Raise, gathered, every way in which `found` differs from `needed`.
+
+    E0603 a missing parameter, E0604 a name that the network has not, E0605 a wrong shape, E0606 a wrong dtype.
+
+    >>> needed = {"stem.weight": TensorSpec("f32", (16, 3, 3, 3))}
+    >>> check_weights(needed, {"stem.weigth": np.zeros((16, 3, 3, 3), np.float32)})
+    Traceback (most recent call last):
+        ...
+    archc.ir.diagnostics.CompileError: error[E0603]: `stem.weight` is missing from the weights
+    error[E0604]: the network has no parameter `stem.weigth`
+    """
+    specs = {name: value if isinstance(value, TensorSpec) else TensorSpec.of(value) for name, value in found.items()}
+    missing = [name for name in needed if name not in specs]
+    extra = [name for name in specs if name not in needed]
+    problems = [
+        Diagnostic(
+            "E0603",
+            f"`{name}` is missing from {where}",
+            label=f"needed {needed[name]}, found nothing",
+            help=_renamed(name, needed[name], extra, specs),
+        )
+        for name in missing
+    ]
+    problems += [
+        Diagnostic(
+            "E0604",
+            f"the network has no parameter `{name}`",
+            label=f"found {specs[name]} in {where}",
+            help=did_you_mean(name, missing or needed),
+        )
+        for name in extra
+    ]
+    for name in needed:
+        if name not in specs or specs[name] == needed[name]:
+            continue
+        code, what = ("E0605", "shape") if specs[name].shape != needed[name].shape else ("E0606", "dtype")
+        problems.append(
+            Diagnostic(
+                code,
+                f"`{name}` in {where} has another {what}",
+                label=f"needed {needed[name]}, found {specs[name]}",
+                help="were they trained with other `--set` values?" if what == "shape" else "cast the weights first",
+            )
+        )
+    if problems:
+        raise CompileError(*problems)
+
+
+def _renamed(name: str, spec: TensorSpec, extra: Sequence[str], found: Mapping[str, TensorSpec]) -> str | None:
+    """A guess where a missing tensor went: a close name, else the one unclaimed tensor of its type."""
+    if close := did_you_mean(name, extra):
+        return close
+    alike = [other for other in extra if found[other] == spec]
+    return f"`{alike[0]}` has the same type" if len(alike) == 1 else None
