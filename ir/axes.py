@@ -2,10 +2,10 @@
 
 Every axis of every value and parameter is a variable. Each node's signature says how the axes of its tensors relate,
 and unification joins them: equal letters are one variable, a product splits a variable into factors (outer, inner), a
-sum into parts. What is left are *leaves*. A leaf that no op, input or output pins is free: its elements may be reordered
-jointly everywhere it occurs. An inner leaf is *indexed* by an outer one (each head permutes its own channels) when
-every tensor that carries the inner carries the outer too, and no op looks across the outer while the inner survives
-beside it. The outer one may be pinned: then only what is inside each of its elements moves.
+sum into parts. What is left are *leaves*. A leaf that no op, input or output pins is free: its elements may be
+reordered jointly everywhere it occurs. An inner leaf is *indexed* by an outer one (each head permutes its own
+channels) when every tensor that carries the inner carries the outer too, and no op looks across the outer while the
+inner survives beside it. The outer one may be pinned: then only what is inside each of its elements moves.
 
 The claim is checked numerically by `archc.metanet.symmetry`: a random element of the group must not move the function.
 """

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def to_networkx(graph: Graph) -> nx.MultiDiGraph[Any]:
-    """A directed multigraph: one node per `Node` (attributes `op`, `type`, `name`) and per input and output; one edge for
-    each use, with the `type` of the value and its `position` among the user's inputs.
+    """A directed multigraph: one node per `Node` (attributes `op`, `type`, `name`) and per input and output; one edge
+    for each use, with the `type` of the value and its `position` among the user's inputs.
 
     Inputs are the nodes `("input", name)`, outputs `("output", name)`; regions stay inside their node.
     """

@@ -1,0 +1,257 @@
+"""The canonical form of a network and its SHA-256: the identity of an architecture.
+
+Two programs have one hash when they mean the same network: names, spans, layout, the order of statements, spelled-out
+defaults and the order of the operands of sums and products do not count; identities and what no output needs are
+dropped. Which weights are shared does count. The canonical order of the parameters, under which weights are stored and
+found again for an equal network written otherwise, comes with it.
+
+Operands of commutative chains are sorted by a hash of what they compute and where it is used (colour refinement,
+forward and backward); the text that is hashed numbers nodes and parameters in the order of a walk from the outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from archc.ir.dims import Dim, Expr, substitute, symbol
+from archc.ir.graph import Graph, Node, Parameter, Value
+from archc.ir.op import Params
+from archc.ir.types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """`hash` is hexadecimal SHA-256; `parameters` are in canonical order."""
+
+    hash: str
+    parameters: tuple[Parameter, ...]
+
+    def names(self) -> dict[str, str]:
+        """Parameter name -> canonical name (`p0`, `p1`, …)."""
+        return {p.name: f"p{i}" for i, p in enumerate(self.parameters)}
+
+
+def canonical(graph: Graph) -> Canonical:
+    """The canonical hash and parameter order of a network.
+
+    >>> from archc.ir.graph import Graph
+    >>> canonical(Graph("a")).hash == canonical(Graph("b")).hash
+    True
+    """
+    return _Canonicaliser(graph).result()
+
+
+class _Canonicaliser:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.renamed: dict[str, Dim] = {s: symbol(f"s{i}") for i, s in enumerate(graph.symbols())}
+        self.texts: dict[Params, str] = {}
+        self.forward: dict[Value, bytes] = {}
+        self.backward: dict[Value, bytes] = {}
+        self.roles: dict[Parameter, list[tuple[Node, str]]] = {}
+        self._name_region_symbols(graph, 0)
+        for node in graph.walk():
+            for role, parameter in node.weights.items():
+                self.roles.setdefault(parameter, []).append((node, role))
+        self.outputs = {v for g in graph.graphs() for v in g.outputs}
+        self.colours = {p: self.spec(p) for p in self.roles}
+
+    def _name_region_symbols(self, graph: Graph, depth: int) -> None:
+        """Regions have symbols of their own (`Rows`, `Kept`): number them by depth, whatever the order of the nodes."""
+        for node in graph.nodes:
+            for region in node.regions:
+                own = [s for s in region.symbols() if s not in self.renamed]
+                self.renamed |= {s: symbol(f"r{depth}_{i}") for i, s in enumerate(own)}
+                self._name_region_symbols(region, depth + 1)
+
+    def result(self) -> Canonical:
+        self.refine()
+        if any(len(users) > 1 for users in self.roles.values()):
+            for _ in range(2):
+                self.colours = {
+                    p: _digest(self.spec(p), *sorted(_digest(*self.colour(n.outputs[0]), r.encode()) for n, r in users))
+                    for p, users in self.roles.items()
+                }
+                self.refine()
+        writer = _Writer(self)
+        writer.graph(self.graph, [])
+        return Canonical(hashlib.sha256("\n".join(writer.lines).encode()).hexdigest(), tuple(writer.parameters))
+
+    def colour(self, value: Value) -> tuple[bytes, bytes]:
+        return self.forward[value], self.backward[value]
+
+    def refine(self) -> None:
+        """Colour every value by what computes it (forward) and by what reads it (backward)."""
+        self.forward.clear()
+        self.backward.clear()
+        inputs = [_digest(b"input", str(i).encode()) for i in range(len(self.graph.inputs))]
+        self._forward(self.graph, inputs)
+        outputs: dict[Value, list[bytes]] = {}
+        for i, value in enumerate(self.graph.outputs):
+            outputs.setdefault(value, []).append(_digest(b"output", str(i).encode()))
+        self._backward(self.graph, outputs)
+
+    def _forward(self, graph: Graph, inputs: Sequence[bytes]) -> None:
+        for value, colour in zip(graph.inputs, inputs, strict=True):
+            self.forward[value] = _digest(colour, self.type(value.type).encode())
+        for node in graph.nodes:
+            if is_identity(node):
+                self.forward[node.outputs[0]] = self.forward[node.inputs[0]]
+                continue
+            parts = [self.forward[v] for v in self.chain(node)[0]]
+            if node.op.commutative:
+                parts.sort()
+            parts += [role.encode() + self.colours[p] for role, p in sorted(node.weights.items())]
+            for region in node.regions:
+                formals = [_digest(b"formal", str(i).encode()) for i in range(len(region.inputs) - node.captures)]
+                self._forward(region, [*formals, *(self.forward[v] for v in node.captured)])
+                parts += [self.forward[v] for v in region.outputs]
+            own = _digest(node.op.name.encode(), self.params(node.params).encode(), *parts)
+            for value in node.outputs:
+                self.forward[value] = _digest(own, str(value.index).encode()) if value.index else own
+
+    def _backward(self, graph: Graph, above: dict[Value, list[bytes]]) -> None:
+        links: set[Node] = set()
+        for node in reversed(graph.nodes):
+            colours = [self._close(v, above) for v in node.outputs]
+            if node in links:  # inside a commutative chain: its head speaks for it
+                continue
+            if is_identity(node):
+                above.setdefault(node.inputs[0], []).extend(above.get(node.outputs[0], ()))
+                continue
+            own = _digest(self.forward[node.outputs[0]], *colours)
+            operands, inner = self.chain(node)
+            links |= inner
+            for position, value in enumerate(operands):
+                place = b"" if node.op.commutative else str(position).encode()
+                above.setdefault(value, []).append(_digest(own, place))
+            for i, region in enumerate(node.regions):
+                self._backward(region, {v: [_digest(own, f"{i}.{j}".encode())] for j, v in enumerate(region.outputs)})
+        for value in graph.inputs:
+            self._close(value, above)
+
+    def _close(self, value: Value, above: dict[Value, list[bytes]]) -> bytes:
+        colour = self.backward[value] = _digest(*sorted(above.get(value, ())))
+        return colour
+
+    def chain(self, node: Node) -> tuple[Sequence[Value], set[Node]]:
+        """The inputs of a node; for a commutative op those of its whole chain, and the links: `(a + b) + c` has a, b, c.
+
+        A link that something else reads too, or that broadcasts, ends the chain.
+        """
+        if not node.op.commutative:
+            return node.inputs, set()
+        operands: list[Value] = []
+        links: set[Node] = set()
+        stack = list(reversed(node.inputs))
+        while stack:
+            value = stack.pop()
+            inner = value.producer
+            same = inner is not None and inner.op is node.op and inner.params == node.params
+            once = sum(value.uses.values()) == 1 and value not in self.outputs
+            if inner is not None and same and once and value.type == node.outputs[0].type:
+                links.add(inner)
+                stack += reversed(inner.inputs)
+            else:
+                operands.append(value)
+        return operands, links
+
+    def spec(self, parameter: Parameter) -> bytes:
+        return f"{parameter.type}{parameter.trainable}".encode()
+
+    def type(self, type_: TensorType) -> str:
+        return str(type_.substitute(self.renamed))
+
+    def params(self, params: Params) -> str:
+        text = self.texts.get(params)
+        if text is None:
+            fields = ((k, self.field(getattr(params, k))) for k in type(params).model_fields)
+            text = self.texts[params] = ",".join(f"{k}={v!r}" for k, v in fields)
+        return text
+
+    def field(self, value: Any) -> Any:
+        if isinstance(value, Expr):
+            return substitute(value, self.renamed)
+        if isinstance(value, tuple):
+            return tuple(self.field(v) for v in value)
+        return value
+
+
+class _Writer:
+    """Writes the text that is hashed: one line a node, in the order of a depth-first walk from the outputs."""
+
+    def __init__(self, colours: _Canonicaliser) -> None:
+        self.colours = colours
+        self.lines: list[str] = []
+        self.parameters: list[Parameter] = []
+        self.numbers: dict[Value, str] = {}
+        self.weights: dict[Parameter, str] = {}
+
+    def graph(self, graph: Graph, captured: Sequence[str]) -> None:
+        formals = len(graph.inputs) - len(captured)
+        for i, value in enumerate(graph.inputs):
+            if i < formals:
+                self.numbers[value] = f"v{len(self.numbers)}"
+                self.lines.append(f"input {self.numbers[value]} {self.colours.type(value.type)}")
+            else:
+                self.numbers[value] = captured[i - formals]
+        for output in graph.outputs:
+            self.visit(output)
+        self.lines.append("return " + " ".join(self.numbers[v] for v in graph.outputs))
+
+    def visit(self, output: Value) -> None:
+        stack = [output]
+        while stack:
+            value = stack[-1]
+            node = value.producer
+            if value in self.numbers or node is None:
+                stack.pop()
+                continue
+            operands = self.ordered(node)
+            waiting = [v for v in operands if v not in self.numbers]
+            if waiting:
+                stack += reversed(waiting)
+                continue
+            stack.pop()
+            if is_identity(node):
+                self.numbers[value] = self.numbers[operands[0]]
+            else:
+                self.write(node, operands)
+
+    def ordered(self, node: Node) -> list[Value]:
+        operands = list(self.colours.chain(node)[0])
+        return sorted(operands, key=self.colours.colour) if node.op.commutative else operands
+
+    def write(self, node: Node, operands: Sequence[Value]) -> None:
+        for value in node.outputs:
+            self.numbers[value] = f"v{len(self.numbers)}"
+        weights = [f"{role}:{self.weight(p)}" for role, p in sorted(node.weights.items())]
+        self.lines.append(
+            " ".join(
+                [*(self.numbers[v] for v in node.outputs), "=", node.op.name, self.colours.params(node.params)]
+                + [self.numbers[v] for v in operands]
+                + weights
+            )
+        )
+        captured = [self.numbers[v] for v in node.captured]
+        for region in node.regions:
+            self.lines.append("region " + " ".join(captured))
+            self.graph(region, captured)
+
+    def weight(self, parameter: Parameter) -> str:
+        if parameter not in self.weights:
+            self.weights[parameter] = f"p{len(self.weights)}"
+            self.parameters.append(parameter)
+        return f"{self.weights[parameter]} {self.colours.spec(parameter).decode()}"
+
+
+def is_identity(node: Node) -> bool:
+    """A node that hands its input on."""
+    return node.op.name == "identity"
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"\x00".join(parts), digest_size=16).digest()
