@@ -204,19 +204,21 @@ class _Derivation:
 
     def indexed(self, members: Mapping[AxisVar, Sequence[Member]]) -> dict[AxisVar, tuple[AxisVar, ...]]:
         """For each free leaf the outer leaves that index it."""
-        tensors = [[list(v.leaves()) for v in axes] for axes in self.axes.parameters.values()]
-        tensors += [[list(v.leaves()) for v in axes] for axes in self.axes.values.values()]
+        tensors = [
+            ([list(v.leaves()) for v in axes], [[f for f in _flat_factors(v) if f.kind == "leaf"] for v in axes])
+            for axes in (*self.axes.parameters.values(), *self.axes.values.values())
+        ]
         candidates: dict[AxisVar, dict[AxisVar, None]] = {leaf: {} for leaf in members}
         for variables in (*self.axes.parameters.values(), *self.axes.values.values()):
             for var in variables:
                 _outer_factors(var.find(), (), candidates)
         if not any(candidates.values()):
             return dict.fromkeys(members, ())
-        for axes in tensors:
+        for axes, factors in tensors:
             for i, leaves in enumerate(axes):
                 for leaf in leaves:
                     for outer in tuple(candidates.get(leaf, ())):
-                        elsewhere = sum(outer in other for j, other in enumerate(axes) if j != i)
+                        elsewhere = sum(outer in factors[j] for j in range(len(axes)) if j != i)
                         if outer not in leaves and elsewhere != 1:
                             del candidates[leaf][outer]
         for mixed, variables_of in self.mixing:
@@ -380,6 +382,12 @@ def _split(large: AxisVar, small: AxisVar, kind: Literal["leaf", "product", "sum
 def _flat(var: AxisVar) -> list[AxisVar]:
     """The parts of a product (or sum), those of nested ones in their place."""
     return _spread([p.find() for p in var.parts], var.kind)
+
+
+def _flat_factors(var: AxisVar) -> list[AxisVar]:
+    """The factors of an axis: of a product its parts, else the axis itself."""
+    root = var.find()
+    return _flat(root) if root.kind == "product" else [root]
 
 
 def _spread(parts: Sequence[AxisVar], kind: str) -> list[AxisVar]:

@@ -138,7 +138,7 @@ class _Canonicaliser:
         return colour
 
     def chain(self, node: Node) -> tuple[Sequence[Value], set[Node]]:
-        """The inputs of a node; for a commutative op those of its whole chain, and the links: `(a + b) + c` has a, b, c.
+        """The inputs of a node (of a commutative chain: a, b, c for `(a + b) + c`), and the links of the chain.
 
         A link that something else reads too, or that broadcasts, ends the chain.
         """
