@@ -1,0 +1,7 @@
+"""From an ordinary Relax module to fast kernels for the processor."""
+
+from __future__ import annotations
+
+from archc.backends.tvm.cpu.pipeline import optimise
+
+__all__ = ["optimise"]

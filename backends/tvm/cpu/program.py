@@ -1,0 +1,258 @@
+"""A fused TIR function read as a list of tensor equations, and their evaluation at any index.
+
+Relax hands us one function per fused group: a chain of blocks, each either `out[i, j] = f(inputs)` or a reduction
+`out[i] = out[i] ⊕ f(inputs)`. `parse` reads that into a `Program`; an `Evaluator` answers "what is `out` at these
+indices" as one expression, with every pointwise stage substituted into its reader. The kernels then write whatever loops
+they like, and an epilogue (bias, residual, activation) costs them nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, s_tir, tirx
+
+from archc.backends.tvm.cpu import mathfn
+from archc.backends.tvm.cpu.emit import Emitter
+
+Expr = Any
+Buffer = Any
+Var = Any
+Read = Callable[[Sequence[Expr]], Expr]
+
+_COMBINERS = {tirx.Add: "add", tirx.Mul: "mul", tirx.Max: "max", tirx.Min: "min", tirx.And: "and", tirx.Or: "or"}
+
+
+def key(node: Any) -> int:
+    """Identity of a TVM object (two Python wrappers may hold the same one)."""
+    return int(node.__chandle__())
+
+
+def is_float(value: Expr) -> bool:
+    return str(value.ty.dtype).startswith(("float", "bfloat"))
+
+
+@dataclass(frozen=True)
+class Axis:
+    var: Var
+    extent: Expr
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One equation: `buffer[axes] = value`, or with `combiner`, the reduction of `value` over `reduced`."""
+
+    name: str
+    buffer: Buffer
+    axes: tuple[Axis, ...]
+    reduced: tuple[Axis, ...]
+    value: Expr
+    combiner: str | None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The equations of one function, in order; the last one's buffer is its output."""
+
+    function: tirx.PrimFunc
+    stages: tuple[Stage, ...]
+
+    @property
+    def output(self) -> Stage:
+        return self.stages[-1]
+
+    @property
+    def anchor(self) -> Stage | None:
+        """The stage that a special kernel was asked to compute, if one was."""
+        marked = [s for s in self.stages if "archc.kernel" in s.attributes]
+        assert len(marked) <= 1, f"two special kernels fused into one function: {[s.name for s in marked]}"
+        return marked[0] if marked else None
+
+    def rewritten(self, body: tirx.Stmt) -> tirx.PrimFunc:
+        """The same signature around a new body."""
+        return self.function.with_body(body).with_attr("tirx.noalias", True).with_attr("s_tir", True)
+
+
+def parse(function: tirx.PrimFunc) -> Program | None:
+    """Read a function; None where it is not a chain of tensor equations with one output (a sort, a scan, a scatter)."""
+    root = function.body
+    if not isinstance(root, s_tir.SBlockRealize):
+        return None
+    body = root.block.body
+    stages = []
+    for statement in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
+        stage = _stage(statement)
+        if stage is None:
+            return None
+        stages.append(stage)
+    parameters = {key(p) for p in function.params}
+    written = [s for s in stages if key(s.buffer) in parameters]
+    if len(written) != 1 or written[0] is not stages[-1] or any(not _is_buffer(p) for p in function.params):
+        return None
+    return Program(function, tuple(stages))
+
+
+def _is_buffer(parameter: Var) -> bool:
+    return isinstance(parameter.ty, tirx.BufferType)
+
+
+def _stage(statement: tirx.Stmt) -> Stage | None:
+    loops = []
+    while isinstance(statement, tirx.For):
+        loops.append(statement)
+        statement = statement.body
+    if not isinstance(statement, s_tir.SBlockRealize) or not isinstance(statement.block.body, tirx.BufferStore):
+        return None
+    block, store = statement.block, statement.block.body
+    if len(block.alloc_buffers) or len(block.match_buffers):
+        return None
+    iter_vars = block.iter_vars if loops else []  # a scalar's block has one dummy variable
+    if loops and (
+        len(loops) != len(iter_vars)
+        or any(not v.same_as(loop.loop_var) for v, loop in zip(statement.iter_values, loops, strict=True))
+    ):
+        return None
+    axes, reduced = [], []
+    for iter_var in iter_vars:
+        axis = Axis(iter_var.var, iter_var.dom.extent)
+        (axes if int(iter_var.iter_type) == tirx.IterVar.DataPar else reduced).append(axis)
+    if len(store.indices) != len(axes):
+        return None
+    if any(not index.same_as(axis.var) for index, axis in zip(store.indices, axes, strict=True)):
+        return None
+    value, combiner = store.value, None
+    if reduced:
+        combiner = _COMBINERS.get(type(value))
+        if combiner is None or not isinstance(value.a, ir.TensorLoad) or key(value.a.source) != key(store.buffer):
+            return None
+        value = value.b
+    attributes = {str(k): v for k, v in block.annotations.items()}
+    return Stage(block.name_hint, store.buffer, tuple(axes), tuple(reduced), value, combiner, attributes)
+
+
+class Evaluator:
+    """Expressions of a program's stages.
+
+    Values used more than once are named by statements that go to `out`, just before the statement that will hold the
+    expression; within a guard (`if_then_else`, whose arms must not be evaluated early) by `Let`.
+    """
+
+    def __init__(self, program: Program, out: Emitter) -> None:
+        self._pointwise = {key(s.buffer): s for s in program.stages if s.combiner is None}
+        self._registers: dict[int, Read] = {}
+        self._operand: Callable[[Buffer, Sequence[Expr]], Expr] = tirx.BufferLoad
+        self._out = out
+        self._scopes: list[_Scope] = []
+
+    def define(self, buffer: Buffer, read: Read) -> None:
+        """From now on loads of `buffer` are answered by `read(indices)`."""
+        self._registers[key(buffer)] = read
+
+    def aside(self) -> Evaluator:
+        """The same evaluator writing to an emitter of its own, to look at what it would write."""
+        other = copy(self)
+        other._out = Emitter()
+        return other
+
+    def named(self) -> list[Expr]:
+        """The values named so far, where nothing but names was written."""
+        body = self._out.finish()
+        binds = body.seq if isinstance(body, tirx.SeqStmt) else [body]
+        return [bind.value for bind in binds if isinstance(bind, tirx.Bind)]
+
+    @contextmanager
+    def reading(self, operand: Callable[[Buffer, Sequence[Expr]], Expr]) -> Iterator[None]:
+        """Within the block, loads of the function's own parameters are answered by `operand(buffer, indices)`."""
+        before, self._operand = self._operand, operand
+        yield
+        self._operand = before
+
+    def stage(self, stage: Stage, indices: Sequence[Expr], reduced: Sequence[Expr] = ()) -> Expr:
+        """The value of `stage` (of one term of it, for a reduction) at these indices."""
+        places = (*indices, *reduced)
+        bound = {key(a.var): place for a, place in zip((*stage.axes, *stage.reduced), places, strict=True)}
+        self._scopes = [_Scope()]
+        return self._lower(stage.value, bound)
+
+    def combine(self, combiner: str, a: Expr, b: Expr) -> Expr:
+        """One step of a reduction; `max` and `min` keep a NaN."""
+        plain = {"add": lambda: a + b, "mul": lambda: a * b, "and": lambda: tirx.And(a, b), "or": lambda: tirx.Or(a, b)}
+        if combiner in plain:
+            return plain[combiner]()
+        node = (tirx.Max if combiner == "max" else tirx.Min)(a, b)
+        if not is_float(a):
+            return node
+        self._scopes = [_Scope()]
+        return (mathfn.maximum if combiner == "max" else mathfn.minimum)(a, b, self._bind)
+
+    def _scoped(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
+        self._scopes.append(_Scope())
+        value = self._lower(expression, bound)
+        for var, bound_value in reversed(self._scopes.pop().lets):
+            value = tirx.Let(var, bound_value, value)
+        return value
+
+    def _bind(self, value: Expr) -> Expr:
+        """Name a value inside the innermost guard, so that it is computed once and only where it may be."""
+        if isinstance(value, ir.Var | tirx.IntImm | tirx.FloatImm):
+            return value
+        if len(self._scopes) == 1:
+            return self._out.bind("t", value)
+        var = tirx.Var("t", str(value.ty.dtype))
+        self._scopes[-1].lets.append((var, value))
+        return var
+
+    def _lower(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
+        lower = lambda e, _: self._lower_node(e, bound)
+        kinds = (ir.Var, ir.TensorLoad, ir.Call, tirx.Max, tirx.Min, tirx.Select)
+        return tvm_ffi.structural_mutate(expression, [(kinds, lower)])
+
+    def _lower_node(self, node: Expr, bound: dict[int, Expr]) -> Expr:
+        if isinstance(node, ir.Var):
+            return bound.get(key(node), node)
+        if isinstance(node, ir.TensorLoad):
+            return self._load(node.source, [self._lower(i, bound) for i in node.indices])
+        if isinstance(node, tirx.Select):
+            condition = self._lower(node.condition, bound)
+            return tirx.Select(condition, self._scoped(node.true_value, bound), self._scoped(node.false_value, bound))
+        if isinstance(node, tirx.Max | tirx.Min):
+            a, b = self._lower(node.a, bound), self._lower(node.b, bound)
+            if not is_float(a):
+                return type(node)(a, b)
+            return (mathfn.maximum if isinstance(node, tirx.Max) else mathfn.minimum)(a, b, self._bind)
+        name = node.op.name if isinstance(node.op, ir.Op) else ""
+        if name == "tirx.if_then_else":
+            condition = self._lower(node.args[0], bound)
+            then, otherwise = (self._scoped(a, bound) for a in node.args[1:])
+            return tirx.if_then_else(condition, then, otherwise)
+        arguments = [self._lower(a, bound) for a in node.args]
+        expanded = mathfn.expand(name, str(node.ty.dtype), arguments, self._bind)
+        return expanded if expanded is not None else ir.Call(node.op, arguments, node.attrs, node.ty_args, ret_ty=node.ty)
+
+    def _load(self, buffer: Buffer, indices: list[Expr]) -> Expr:
+        read = self._registers.get(key(buffer))
+        if read is not None:
+            return read(indices)
+        stage = self._pointwise.get(key(buffer))
+        if stage is None:
+            return self._operand(buffer, indices)
+        place = (key(buffer), tvm_ffi.StructuralKey(tvm_ffi.convert(indices)))
+        for scope in self._scopes:
+            if place in scope.known:
+                return scope.known[place]
+        bound = {key(a.var): index for a, index in zip(stage.axes, indices, strict=True)}
+        value = self._bind(self._lower(stage.value, bound))
+        self._scopes[-1].known[place] = value
+        return value
+
+
+@dataclass
+class _Scope:
+    lets: list[tuple[Var, Expr]] = field(default_factory=list)
+    known: dict[Any, Expr] = field(default_factory=dict)
