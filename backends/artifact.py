@@ -30,12 +30,12 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from archc.backends.preprocessing import Preprocessing
 from archc.backends.tvm.targets import TargetSpec
@@ -116,10 +116,13 @@ class Manifest(Facts):
     constants: Size = 0
     sections: tuple[Section, ...]
 
-    @cached_property
-    def symbols(self) -> frozenset[str]:
-        """The symbols that stand alone as a dimension of some input: those that an input's shape decides."""
-        return frozenset(d for p in self.inputs for d in p.dims if isinstance(d, str) and d.isidentifier())
+    @field_validator("sections")
+    @classmethod
+    def _once_each(cls, sections: tuple[Section, ...]) -> tuple[Section, ...]:
+        names = [s.name for s in sections]
+        if len(set(names)) < len(names) or "library" not in names:
+            raise ValueError("needed a library and no section twice")
+        return sections
 
 
 _OPERATORS: Mapping[type, Any] = {
@@ -268,11 +271,10 @@ def open_artifact(path: Path | str, *, verify: bool = True) -> Container:
             label=f"{place}: {first['msg']}" if place else first["msg"],
             help="it was written by another version of archc: compile it again",
         ) from None
-    names = [section.name for section in manifest.sections]
     end = start + manifest_length
     for section, begin in _places(manifest.sections, end):
         end = begin + section.length
-    if len(set(names)) < len(names) or end != length:
+    if end != length:
         raise _damaged(path, f"the manifest's sections end at byte {end}, the file at {length}")
     container = Container(path, manifest, digest, buffer)
     if verify:

@@ -80,6 +80,17 @@ def runtime() -> Any:
     return tvm_ffi
 
 
+def cuda_libraries() -> list[str]:
+    """Folders that may hold the CUDA runtime: the toolkit's, and those of NVIDIA's packages from PyPI."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + ["/usr/local/cuda"]
+    folders = [Path(home) / sub for home in homes for sub in ("lib64", "lib")]
+    with contextlib.suppress(ImportError):
+        spec = importlib.util.find_spec("nvidia")
+        for root in spec.submodule_search_locations or () if spec else ():
+            folders += sorted(Path(root).glob("*/lib"))
+    return [str(f) for f in folders if any(f.glob("libcudart.so.*"))]
+
+
 @cache
 def cuda_problem() -> str | None:
     """Why programs cannot be run on a GPU here, or None when they can."""
@@ -87,6 +98,9 @@ def cuda_problem() -> str | None:
     if not library.exists():
         return "this build of apache-tvm has no CUDA runtime"
     ffi = runtime()
+    for place in [f for folder in cuda_libraries() for f in sorted(Path(folder).glob("libcudart.so.*"))]:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(place), ctypes.RTLD_GLOBAL)  # the loader finds it by its name from now on
     try:
         ctypes.CDLL(str(library))
     except OSError as error:  # names the library that is missing: libcuda.so.1 is the driver, libcudart the toolkit

@@ -1,0 +1,357 @@
+"""Running an artifact: arrays in, arrays out, by compiled code alone.
+
+Loads neither torch nor tvm's Python nor the compiler: `tvm_ffi` and TVM's runtime library, 60 ms in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from archc.backends import native
+from archc.backends.artifact import ALIGNMENT, Container, Manifest, Port, dim_value, open_artifact
+from archc.backends.cache import library_file
+from archc.backends.weights import Array, numpy_dtype
+from archc.ir.diagnostics import CompileError, Diagnostic, DiagnosticSink, did_you_mean, fail
+
+Device = Literal["cpu", "cuda"]
+_CPU, _CUDA, _POOLED = 1, 2, 2  # DLPack's device types; TVM's pooled allocator
+
+_worker = threading.local()
+
+
+class _Library:
+    """A loaded library."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+
+# Two handles on one shared library would share its static state, and the first to be freed would break the other.
+_libraries: weakref.WeakValueDictionary[str, _Library] = weakref.WeakValueDictionary()
+_libraries_lock = threading.Lock()
+
+
+def load(path: Path | str, *, device: Literal["auto", "cpu", "cuda"] = "auto", threads: int | None = None) -> Artifact:
+    """Open, check and load an artifact. Every byte is checked before any of its code runs.
+
+    `device` is what the artifact was compiled for; naming it makes that a demand. `threads` is the number of worker
+    threads for a call (by default what it was compiled for).
+
+    Raises what `open_artifact` raises, and with exit code 4: E0505 (this machine lacks CPU features, or a GPU that the
+    code is for), E0506 (no usable GPU), E0514 (no TVM runtime).
+    """
+    return Artifact(open_artifact(path), device=device, threads=threads)
+
+
+class Artifact:
+    """A compiled network, ready to run. Calls from several threads at once run side by side.
+
+    >>> artifact = load("mlp.archc")                                # doctest: +SKIP
+    >>> artifact.run({"x": np.zeros((1, 784), np.float32)})["y"]    # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.container = container
+        self.device: Device = container.manifest.target.kind
+        self.threads = max(1, threads or container.manifest.target.threads)
+        self._process = os.getpid()
+        _demand_device(container.manifest, device)
+        self._ffi = native.runtime()
+        self._library: _Library | None = _load_library(container)
+        self._constants = [self._place(a) for a in container.constants()]
+        self._weights = [self._ffi.convert(self._constants)] if self._constants else []
+        self._machines: queue.LifoQueue[Any] = queue.LifoQueue()  # idle virtual machines: one serves one call at a time
+        with self.machine():
+            pass
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.container.manifest
+
+    @property
+    def source(self) -> str:
+        """The `.arch` text that was compiled."""
+        return self.container.source
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the compilers said about the kernels."""
+        return self.container.report
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """The outputs by name for inputs by name: numpy arrays, or anything that speaks DLPack, such as torch tensors.
+
+        Raises, gathered: E0520 (an input is missing or unknown), E0521 (dtype), E0522 (shape); and E0523 (in a process
+        forked after loading), E0524 (the compiled code failed).
+        """
+        tensors = self.tensors(inputs)
+        with self.machine() as machine:
+            return self.outputs(self.invoke(machine, tensors))
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Inputs in order or by name; the output, or a tuple when there are several. torch tensors give torch tensors."""
+        ports = self.manifest.inputs
+        if len(args) > len(ports):
+            raise fail("E0520", f"`{self.manifest.name}` takes {len(ports)} inputs; found {len(args)}", help=self._usage())
+        inputs = dict(zip((p.name for p in ports), args, strict=False))
+        if twice := inputs.keys() & named.keys():
+            raise fail("E0520", f"input `{min(twice)}` is given twice", help=self._usage())
+        inputs |= named
+        outputs: list[Any] = list(self.run(inputs).values())
+        torch = sys.modules.get("torch")
+        if torch is not None and any(isinstance(v, torch.Tensor) for v in inputs.values()):
+            outputs = [torch.from_numpy(o) if o.dtype.name != "bfloat16" else _torch_bf16(torch, o) for o in outputs]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def tensors(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """The inputs, checked, as TVM tensors on the device, in the order of the program's parameters."""
+        problems = DiagnosticSink()
+        names = [p.name for p in self.manifest.inputs]
+        for name in inputs.keys() - set(names):
+            hint = did_you_mean(str(name), names)
+            problems.add(Diagnostic("E0520", f"there is no input `{name}`", help=hint or self._usage()))
+        arrays, symbols = [], dict[str, tuple[int, str]]()
+        for port in self.manifest.inputs:
+            if port.name not in inputs:
+                problems.add(Diagnostic("E0520", f"input `{port.name}` is missing", help=self._usage()))
+                continue
+            try:
+                array = _as_array(port, inputs[port.name])
+            except CompileError as error:
+                problems.add(*error.diagnostics)
+                continue
+            arrays.append(array)
+            problems.add(*_shape_problems(port, array.shape, symbols))
+        values = {name: value for name, (value, _) in symbols.items()}
+        if not problems.has_errors:
+            for port, array in zip(self.manifest.inputs, arrays, strict=True):
+                problems.add(*_expression_problems(port, array.shape, values))
+        problems.finish()
+        return [self._place(a) for a in arrays]
+
+    def invoke(self, machine: Any, tensors: Sequence[Any]) -> Any:
+        """Call the program; the result as TVM gives it."""
+        if self._process != os.getpid():
+            raise fail(
+                "E0523",
+                "this artifact was loaded before the process was forked, and its worker threads are not here",
+                help="load it in the child, or start processes with `multiprocessing.set_start_method('spawn')`",
+            )
+        self._limit_threads()
+        try:
+            return machine[self.manifest.entry](*tensors, *self._weights)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise fail(
+                "E0524",
+                f"the compiled code of `{self.manifest.name}` failed",
+                label=str(error).strip().splitlines()[-1][-500:] if str(error).strip() else type(error).__name__,
+                help="`archc verify` compares it with the reference",
+            ) from error
+
+    def outputs(self, result: Any) -> dict[str, Array]:
+        """A call's result as numpy arrays by name; they own their memory."""
+        several = not isinstance(result, self._ffi.Tensor)
+        results = list(result) if several else [result]
+        ports = self.manifest.outputs
+        assert len(results) == len(ports), f"the program returns {len(results)} values, the manifest has {len(ports)}"
+        return {port.name: self._to_numpy(port, r) for port, r in zip(ports, results, strict=True)}
+
+    @contextlib.contextmanager
+    def machine(self) -> Iterator[Any]:
+        """A virtual machine for one call, an idle one where there is one."""
+        try:
+            machine = self._machines.get_nowait()
+        except queue.Empty:
+            assert self._library is not None, "the artifact is closed"
+            machine = self._library.module["vm_load_executable"]()
+            devices = [(_CUDA, 0, _POOLED)] if self.device == "cuda" else []
+            machine["vm_initialization"](*(n for d in (*devices, (_CPU, 0, _POOLED)) for n in d))
+        try:
+            yield machine
+        finally:
+            self._machines.put(machine)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all its work."""
+        if self.device == "cuda":
+            native.global_function("runtime.Device_StreamSync")(self._ffi.device("cuda", 0), 0)
+
+    def close(self) -> None:
+        """Free the program and its weights; the artifact cannot be run any more."""
+        while not self._machines.empty():
+            self._machines.get_nowait()
+        self._weights, self._constants, self._library = [], [], None
+
+    def __enter__(self) -> Artifact:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        ports = ", ".join(map(str, self.manifest.inputs))
+        return f"<Artifact {self.manifest.name}({ports}) for {self.manifest.target}>"
+
+    def _usage(self) -> str:
+        return "inputs: " + ", ".join(str(p) for p in self.manifest.inputs)
+
+    def _limit_threads(self) -> None:
+        """Each calling thread has its own pool of workers; size this thread's for us."""
+        if getattr(_worker, "threads", None) != self.threads:
+            native.global_function("runtime.config_threadpool")(1, self.threads)
+            _worker.threads = self.threads
+
+    def _place(self, array: Array) -> Any:
+        """The array as a TVM tensor on the device, sharing its memory on the CPU where it is aligned."""
+        array = _aligned(array)
+        flat = self._ffi.from_dlpack(array.reshape(-1).view(np.uint8))
+        dtype = self._ffi.dtype(array.dtype.name)
+        view = native.global_function("runtime.TVMTensorCreateView")(flat, self._ffi.Shape(array.shape), dtype, 0)
+        if self.device == "cpu":
+            return view
+        there = native.global_function("runtime.TVMTensorAllocWithScope")(
+            self._ffi.Shape(array.shape), dtype, self._ffi.device("cuda", 0), None
+        )
+        native.global_function("runtime.TVMTensorCopyFromTo")(view, there)
+        self.synchronise()
+        return there
+
+    def _to_numpy(self, port: Port, tensor: Any) -> Array:
+        """A copy: a program may return an input, a weight, or memory that the next call reuses."""
+        out = np.empty(tuple(tensor.shape), numpy_dtype(port.dtype))
+        if out.size:
+            native.global_function("runtime.TVMTensorCopyToBytes")(
+                tensor, ctypes.c_void_p(out.ctypes.data), out.nbytes
+            )
+        return out
+
+
+def _demand_device(manifest: Manifest, device: str) -> None:
+    target = manifest.target
+    if device not in ("auto", target.kind):
+        raise fail(
+            "E0506",
+            f"`{manifest.name}` was compiled for {target.kind}; needed {device}",
+            help=f"compile it with `--target {device}`",
+            exit_code=4,
+        )
+    if manifest.code == "object" or target.missing_features:
+        missing = ", ".join(target.missing_features) or target.machine
+        raise fail(
+            "E0505",
+            f"`{manifest.name}` was compiled for {target.mcpu} ({target.machine}); this machine lacks: {missing}",
+            help="compile it here with `--target cpu`, or for an older machine with `--target x86-64-v3`",
+            exit_code=4,
+        )
+    if target.kind == "cuda" and (problem := native.cuda_problem()):
+        raise fail(
+            "E0506",
+            f"`{manifest.name}` was compiled for CUDA, which does not work here",
+            label=problem,
+            help="run it where a GPU and its driver are, or compile with `--target cpu`; `archc doctor` says more",
+            exit_code=4,
+        )
+
+
+def _load_library(container: Container) -> _Library:
+    section = next(s for s in container.manifest.sections if s.name == "library")
+    with _libraries_lock:
+        library = _libraries.get(section.sha256)
+        if library is None:
+            with library_file(section.sha256, container.section("library")) as path:
+                library = _Library(native.runtime().load_module(str(path)))
+            _libraries[section.sha256] = library
+        return library
+
+
+def _as_array(port: Port, value: Any) -> Array:
+    """The value as an array of the port's dtype; only a cast that loses nothing is made in silence."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach().cpu().contiguous()
+        if value.dtype == torch.bfloat16:
+            value = value.view(torch.uint16).numpy().view(numpy_dtype("bf16"))
+        else:
+            value = value.numpy()
+    elif not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        value = np.from_dlpack(value)
+    array = np.asarray(value)
+    needed = numpy_dtype(port.dtype)
+    if array.dtype == needed:
+        return array
+    same_kind = array.dtype.kind == needed.kind or (array.dtype.kind, needed.kind) == ("u", "i")
+    if array.dtype.kind in "fiu" and same_kind and np.can_cast(array.dtype, needed, "safe"):
+        return array.astype(needed)
+    raise fail(
+        "E0521",
+        f"input `{port.name}` needs dtype {needed.name}; found {array.dtype.name}",
+        help=f"cast it: `{port.name}.astype('{needed.name}')`",
+    )
+
+
+def _shape_problems(port: Port, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> list[Diagnostic]:
+    """What is wrong with a shape; symbols that it decides are added to `symbols`, with the input that decided."""
+    needed = f"[{', '.join(map(str, port.dims))}]"
+    if len(shape) != len(port.dims):
+        return [
+            Diagnostic(
+                "E0522",
+                f"input `{port.name}` needs {len(port.dims)} axes {needed}; found {len(shape)}: {list(shape)}",
+                help="a batch axis is missing: add it with `x[None]`" if len(shape) == len(port.dims) - 1 else None,
+            )
+        ]
+    problems = []
+    for axis, (dim, size) in enumerate(zip(port.dims, shape, strict=True)):
+        place = f"input `{port.name}`, axis {axis}"
+        if isinstance(dim, int):
+            if dim != size:
+                problems.append(Diagnostic("E0522", f"{place}: needs {dim} of {needed}; found {size} of {list(shape)}"))
+        elif dim.isidentifier():
+            value, where = symbols.setdefault(dim, (size, place))
+            if value != size:
+                problems.append(Diagnostic("E0522", f"{place}: `{dim}` is {size} here, and {value} in {where}"))
+    return problems
+
+
+def _expression_problems(port: Port, shape: tuple[int, ...], symbols: Mapping[str, int]) -> list[Diagnostic]:
+    return [
+        Diagnostic("E0522", f"input `{port.name}`, axis {axis}: needs {dim} = {value}; found {size}")
+        for axis, (dim, size) in enumerate(zip(port.dims, shape, strict=True))
+        if isinstance(dim, str) and (value := dim_value(dim, symbols)) is not None and value != size
+    ]
+
+
+def _aligned(array: Array) -> Array:
+    """The array, contiguous and on a boundary that vector loads need; a copy only when it is not so already."""
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+    if array.ctypes.data % ALIGNMENT == 0 and array.flags.writeable:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _torch_bf16(torch: Any, array: Array) -> Any:
+    return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)

@@ -1,0 +1,207 @@
+"""GPU code without a GPU: machine code for several architectures, and PTX, in one library.
+
+TVM's CUDA runtime loads only where the driver's `libcuda.so.1` is, and without it TVM quietly embeds C source instead of
+machine code. So code is generated in a child process that finds a stub driver when there is no real one, and that
+replaces TVM's compiler callback by ours. The caller's process never sees the stub.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from archc.backends.native import cuda_libraries
+from archc.backends.tvm.link import Linker, find_compiler, toolchain
+from archc.backends.tvm.targets import TargetSpec
+from archc.ir.diagnostics import fail
+
+# What libtvm_runtime_cuda.so takes from the driver. The stub's answer is CUDA_ERROR_UNKNOWN: it is never to be called.
+_DRIVER_FUNCTIONS = (
+    "cuDeviceGetName cuFuncSetAttribute cuGetErrorName cuGetErrorString cuLaunchKernelEx cuModuleGetFunction "
+    "cuModuleLoadData cuModuleUnload cuTensorMapEncodeTiled"
+).split()
+
+
+@dataclass(frozen=True)
+class CudaCompiler:
+    """What turns CUDA C into machine code: `nvcc`, or `nvrtc` (a library, from PyPI)."""
+
+    kind: Literal["nvcc", "nvrtc"]
+    path: str
+    version: str
+
+
+def find_cuda_compiler() -> CudaCompiler:
+    """nvcc on the PATH or under $CUDA_HOME, else nvrtc; E0502 (exit code 4) when there is neither."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + ["/usr/local/cuda"]
+    for candidate in [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes)]:
+        if candidate and os.access(candidate, os.X_OK):
+            said = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
+            if found := re.search(r"release ([\d.]+), V([\d.]+)", said):
+                return CudaCompiler("nvcc", candidate, found[2])
+    from archc.backends.tvm.nvrtc import find_nvrtc
+
+    if version := find_nvrtc():
+        return CudaCompiler("nvrtc", "", version)
+    raise fail(
+        "E0502",
+        "compiling for CUDA needs nvcc or nvrtc, and neither is here",
+        help="install the CUDA toolkit, or `pip install cuda-bindings nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-cccl`",
+        exit_code=4,
+    )
+
+
+def build_cuda(module: Any, spec: TargetSpec) -> tuple[bytes, Literal["shared"], dict[str, str], dict[str, Any]]:
+    """Library, kind, versions and kernel report of a Relax module for `spec.arches`.
+
+    Constants should have been lifted: the module travels to the child process as JSON.
+    """
+    from archc.backends.tvm.load import tvm
+
+    compiler, linker = find_cuda_compiler(), find_compiler()
+    with tempfile.TemporaryDirectory(prefix="archc-cuda-") as name:
+        folder = Path(name)
+        (folder / "module.json").write_text(tvm.ir.save_json(module))
+        (folder / "spec.json").write_text(spec.model_dump_json())
+        child = subprocess.run(
+            [sys.executable, "-m", "archc.backends.tvm.cuda", name],
+            env=_environment(folder, linker),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        outcome = folder / "outcome.json"
+        if not outcome.exists():
+            raise RuntimeError(f"generating CUDA code failed with status {child.returncode}:\n{child.stderr[-4000:]}")
+        said = json.loads(outcome.read_text())
+        if "code" in said:
+            raise fail(said["code"], said["message"], label=said["label"], help=said["help"], exit_code=4)
+        library = (folder / "library").read_bytes()
+    return library, "shared", said["toolchain"] | {compiler.kind: compiler.version}, said["report"]
+
+
+def _environment(folder: Path, linker: str) -> dict[str, str]:
+    """The child's environment: it finds the CUDA runtime, and a driver, real or not."""
+    places = cuda_libraries()
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        places.append(str(_stub(folder, linker)))
+    path = [*places, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(path)}
+
+
+def _stub(folder: Path, linker: str) -> Path:
+    """A folder with a `libcuda.so.1` that has the driver's functions, none of which works."""
+    place = folder / "driver"
+    place.mkdir()
+    source = place / "stub.c"
+    functions = "".join(f"int {name}(void) {{ return 999; }}\n" for name in _DRIVER_FUNCTIONS)
+    source.write_text(f'#ifdef __cplusplus\nextern "C" {{\n#endif\n{functions}#ifdef __cplusplus\n}}\n#endif\n')
+    command = [linker, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(place / "libcuda.so.1"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise fail("E0504", f"`{linker}` cannot build a shared library", label=done.stderr.strip()[-2000:], exit_code=4)
+    return place
+
+
+def compile_nvcc(code: str, arches: Sequence[str], nvcc: str) -> tuple[bytes, list[dict[str, Any]]]:
+    """A fat binary of `code`: machine code per architecture and PTX of the highest; and what ptxas says of the kernels.
+
+    Raises E0503 for an architecture that this nvcc does not know.
+    """
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False).stdout.split()
+    for arch in arches:
+        if known and arch not in known:
+            message = f"`{nvcc}` compiles for {', '.join(k for k in known if k.startswith('sm_'))}; needed `{arch}`"
+            raise fail("E0503", message, help="name one of these, as in `cuda:sm_90`, or install another CUDA", exit_code=4)
+    with tempfile.TemporaryDirectory(prefix="archc-nvcc-") as name:
+        folder = Path(name)
+        (folder / "kernels.cu").write_text(code)
+        # no --use_fast_math: it flushes denormals and forgets NaN and infinity, which torch does not
+        command = [nvcc, "--fatbin", "-O3", "--threads", "0", "-Xptxas", "-v", "-o", "kernels.fatbin", "kernels.cu"]
+        for arch in arches:
+            command += ["-gencode", f"arch={arch.replace('sm_', 'compute_')},code={arch}"]
+        virtual = arches[-1].replace("sm_", "compute_")
+        command += ["-gencode", f"arch={virtual},code={virtual}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"nvcc rejects generated code:\n{(done.stderr + done.stdout)[-4000:]}")
+        return (folder / "kernels.fatbin").read_bytes(), ptxas_report(done.stderr + done.stdout)
+
+
+def ptxas_report(text: str) -> list[dict[str, Any]]:
+    """What `ptxas -v` says, as one record per kernel and architecture.
+
+    >>> ptxas_report('''ptxas info : Compiling entry function 'add_kernel' for 'sm_90'
+    ... ptxas info : Function properties for add_kernel
+    ...     8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+    ... ptxas info : Used 12 registers, used 1 barriers, 256 bytes smem''')[0]["registers"]
+    12
+    """
+    kernels: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        if found := re.search(r"Compiling entry function '([^']+)' for '([^']+)'", line):
+            kernels.append({"name": found[1], "arch": found[2], "registers": 0, "shared_bytes": 0, "stack_bytes": 0})
+            kernels[-1] |= {"spill_store_bytes": 0, "spill_load_bytes": 0}
+        elif not kernels:
+            continue
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            stack, stores, loads = map(int, found.groups())
+            kernels[-1] |= {"stack_bytes": stack, "spill_store_bytes": stores, "spill_load_bytes": loads}
+        elif found := re.search(r"Used (\d+) registers", line):
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernels[-1] |= {"registers": int(found[1]), "shared_bytes": int(shared[1]) if shared else 0}
+    return sorted(kernels, key=lambda k: (k["name"], k["arch"]))
+
+
+def _child(folder: Path) -> dict[str, Any]:
+    """What the child process does: generate, compile, link; its files are in `folder`."""
+    from archc.backends.tvm.load import tvm, tvm_ffi
+
+    spec = TargetSpec.model_validate_json((folder / "spec.json").read_text())
+    compiler, linker = find_cuda_compiler(), find_compiler()
+    kernels: list[dict[str, Any]] = []
+
+    def compile_source(code: str, *_: Any) -> bytes:
+        if compiler.kind == "nvrtc":
+            from archc.backends.tvm.nvrtc import compile_nvrtc
+
+            return compile_nvrtc(code, spec.arches)
+        binary, report = compile_nvcc(code, spec.arches, compiler.path)
+        kernels.extend(report)
+        return binary
+
+    tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_source, override=True)
+    module = tvm.ir.load_json((folder / "module.json").read_text())
+    executable = tvm.compile(module, spec.to_tvm())
+    work = folder / "work"
+    work.mkdir()
+    executable.export_library(str(work / "library"), fcompile=Linker(linker), workspace_dir=str(work))
+    (work / "library").rename(folder / "library")
+    return {"toolchain": toolchain(linker), "report": {"kernels": kernels}}
+
+
+def _main(folder: Path) -> None:
+    from archc.ir.diagnostics import CompileError
+
+    try:
+        outcome = _child(folder)
+    except CompileError as error:
+        d = error.diagnostics[0]
+        outcome = {"code": d.code, "message": d.message, "label": d.label, "help": d.help}
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
