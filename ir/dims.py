@@ -16,11 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from typing import Union
-
-Dim = Union[int, "Expr"]
-"""A size: a non-negative integer, or an expression over symbols."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +93,9 @@ class Expr:
     def __rfloordiv__(self, other: int) -> Dim:
         return floor_div(other, self)
 
+    def __rmod__(self, other: int) -> Dim:
+        return _normal({(Mod(_expr(other), self),): 1})
+
     def __mod__(self, other: Dim) -> Dim:
         if exact_div(self, other) is not None:
             return 0
@@ -124,6 +122,10 @@ class Expr:
     __repr__ = __str__
 
 
+Dim = int | Expr
+"""A size: a non-negative integer, or an expression over symbols. (No forward reference: pydantic reads it too.)"""
+
+
 def symbol(name: str) -> Expr:
     """The dimension named `name`."""
     return Expr((((Symbol(name),), 1),))
@@ -143,11 +145,13 @@ def floor_div(a: Dim, b: Dim) -> Dim:
         return exact
     if isinstance(b, int) and b > 0:
         whole = {m: c // b for m, c in _terms(a) if m and c % b == 0}
-        rest = _normal({m: c for m, c in _terms(a) if m not in whole})
-        if isinstance(rest, int):
-            return _normal(whole) + rest // b
-        if whole:
-            return _normal(whole) + floor_div(rest, b)
+        rest = {m: c for m, c in _terms(a) if m not in whole}
+        whole[()] = rest.get((), 0) // b  # (N + 3)//2 is (N + 1)//2 + 1
+        rest[()] = rest.get((), 0) % b
+        left = _normal(rest)
+        if isinstance(left, int):
+            return _normal(whole)
+        return _normal(whole) + _normal({(FloorDiv(_expr(left), b),): 1})
     return _normal({(FloorDiv(_expr(a), b),): 1})
 
 
@@ -191,12 +195,18 @@ def _ratio(a: tuple[tuple[Monomial, int], ...], b: tuple[tuple[Monomial, int], .
 
 def product(dims: Iterable[Dim]) -> Dim:
     """The product of dimensions; 1 for none."""
-    return reduce(lambda a, b: a * b, dims, 1)
+    result: Dim = 1
+    for dim in dims:
+        result = result * dim
+    return result
 
 
 def total(dims: Iterable[Dim]) -> Dim:
     """The sum of dimensions; 0 for none."""
-    return reduce(lambda a, b: a + b, dims, 0)
+    result: Dim = 0
+    for dim in dims:
+        result = result + dim
+    return result
 
 
 def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:

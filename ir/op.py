@@ -85,8 +85,8 @@ class Call(Generic[P]):
         return tuple(found)
 
 
-InitRule = Callable[[Any, tuple[int, ...]], Init]
-"""(params, shape) -> initial values."""
+InitRule = Callable[[Any, tuple[int, ...], "Dims"], Init]
+"""(params, shape, sizes of the letters) -> initial values; a bias finds its layer's fan-in in the sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +138,12 @@ Flops = Callable[[Call[Any], Bound], Dim]
 class OpDef(Generic[P]):
     """An operator.
 
-    line      the signature (see `archc.ir.signature`), or a function of the call where it depends on parameters or ranks
+    line      the signature (see `archc.ir.signature`), or a function of the call where it depends on parameters or rank
     operands  names of the tensor operands: `"mask?"` optional, `"*xs"` variadic (at least one), `"k=q"` taken from `q`
               when absent; read from the line when that is a string
     sizes     sizes of letters that the operands do not tell, such as a convolution's window
-    flops     "contraction": 2 · the product of all letters that two tensors share or a result has; a number: per element
-              of the first result; or a function
+    flops     "contraction": 2 · the product of all letters that two tensors share or a result has; a number: per
+              element of the first result; or a function
     regions   names of the regions (subgraphs) that the op carries; `region_lines` gives the signature of each in the
               letters of `line`; a name that starts with `*` stands for one or more
     check     raises BindError for what line and sizes cannot say
@@ -215,7 +215,7 @@ def _bind(op: OpDef[P], call: Call[P]) -> Bound:
     if count != len(call.types):
         raise BindError("E0303", f"`{op.name}` takes {_count(count, 'tensor')}", label=f"found {len(call.types)}")
     found: dict[str, Dim | tuple[Dim, ...]] = {}
-    for name in signature.names & type(call.params).model_fields.keys():
+    for name in signature.letters & type(call.params).model_fields.keys():
         value = getattr(call.params, name)
         if type(value) is int:
             found[name] = value
@@ -260,9 +260,9 @@ def _weights(
                 f"`{op.name}` needs a fixed size for its {tensor.name}",
                 label=f"{tensor.name} would have shape {list(map(str, _shape(tensor, found, signature)))}",
                 operands=range(len(call.types)),
-                help="a weight's axes must be known numbers; only data may be symbolic",
+                help="a weight's axes must be known numbers",
             )
-        init = rule.init if isinstance(rule.init, Init) else rule.init(call.params, shape)
+        init = rule.init if isinstance(rule.init, Init) else rule.init(call.params, shape, found)
         override = getattr(call.params, "init", None) if rule.main else None
         if override is not None:
             chosen = parse_init(override, shape)
