@@ -102,8 +102,14 @@ VAR = _reduction(
     flops=4,
     example="var(1, unbiased = false)",
 )
-ANY = _reduction("any", "Whether one element along `axis` is true.", dtype="bool", example_inputs=("bool[N, 6]",))
-ALL = _reduction("all", "Whether every element along `axis` is true.", dtype="bool", example_inputs=("bool[N, 6]",))
+
+
+def _of_bools(name: str, doc: str) -> OpDef[ReduceParams]:
+    return _reduction(name, doc, dtype="bool", result=lambda dtype: ":bool", example_inputs=("bool[N, 6]",))
+
+
+ANY = _of_bools("any", "Whether one element along `axis` is true.")
+ALL = _of_bools("all", "Whether every element along `axis` is true.")
 
 
 class ArgParams(Params):
