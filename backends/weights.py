@@ -275,6 +275,8 @@ def _read_header(
     entries: dict[str, tuple[TensorSpec, int]] = {}
     claims: list[tuple[int, int, str]] = []
     for name, entry in header.items():
+        if not name.isprintable():  # names are shown on terminals
+            raise bad(f"the name {name!r} has characters that cannot be printed")
         spec, first, last = _read_entry(name, entry, bad)
         entries[name] = spec, first
         claims.append((first, last, name))

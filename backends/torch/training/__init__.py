@@ -1,8 +1,10 @@
 """Training torch modules: tasks, recipes, the loop, checkpoints that resume exactly, reports.
 
+>>> import torch
+>>> from archc.backends.torch.training import Recipe, load_task, train
 >>> task = load_task("digits")
 >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
->>> result = train(module, task, Recipe.for_task(task.defaults, epochs=2))
+>>> result = train(module, task, Recipe.for_task(task.defaults, epochs=10))
 >>> result.test.metrics["accuracy"] > 0.5
 True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,11 @@ def npz(config: NpzConfig) -> Task:
     for name in arrays:
         if name not in expected:
             raise bad(f"found array `{name}`", did_you_mean(name, expected) or f"arrays: {', '.join(expected)}")
-    for name in {"x", "y", *arrays}:
-        other = ("y" if name[0] == "x" else "x") + name[1:]
-        if name not in arrays or other not in arrays:
-            raise bad(f"needed arrays `{name}` and `{other}`, found {', '.join(arrays) or 'none'}")
+    for suffix in ("", "_val", "_test"):
+        pair = (f"x{suffix}", f"y{suffix}")
+        present = [name in arrays for name in pair]
+        if not all(present) and (any(present) or not suffix):
+            raise bad(f"needed arrays `{pair[0]}` and `{pair[1]}`, found {', '.join(arrays) or 'none'}")
     for name in [name for name in arrays if name[0] == "x"]:
         x, y = arrays[name], arrays["y" + name[1:]]
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y):
@@ -247,7 +249,7 @@ def read_npz(path: Path) -> dict[str, Array]:
                         raise bad(f"`{member.filename}` claims {needed} bytes and has {member.file_size}")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in sorted(arrays.files)}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise bad(str(error)) from error
 
 

@@ -34,5 +34,5 @@ def build(record: type[Record], options: Mapping[str, Any], code: str, what: str
                 problems.append(Diagnostic(code, f"{what} needs `{name}`", help=record.model_fields[name].description))
             else:
                 label = f"found {item['input']!r}; {item['msg'][:1].lower()}{item['msg'][1:]}"
-                problems.append(Diagnostic(code, f"{what}: `{name}` is not allowed this value", label=label))
+                problems.append(Diagnostic(code, f"{what}: `{name}` cannot be this", label=label))
         raise CompileError(*problems) from None
