@@ -9,9 +9,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from archc.ir.graph import GraphBuilder, Node, Value
 from archc.ir.init import Init
-from archc.ir.op import BindError, Call, Dims, NoParams, OpDef, Params, Weight, register
+from archc.ir.op import BindError, Call, NoParams, OpDef, Params, Weight, register
 from archc.ir.ops.constants import scalar
 from archc.ir.ops.elementwise import ADD, CLAMP, DIV, MUL
+from archc.ir.ops.reduce import axis_letters
 
 Decompose = Callable[[GraphBuilder, Node], Sequence[Value]]
 
@@ -166,19 +167,23 @@ class SoftmaxParams(Params):
     axis: int = -1
 
 
-def _axis_exists(call: Call[SoftmaxParams], dims: Dims) -> None:
+def _softmax_line(call: Call[SoftmaxParams]) -> str:
+    """The axis survives, but each of its elements looks at all others: `~`."""
     if call.rank == 0:
         raise BindError("E0302", "a softmax needs an axis", label=f"found {call.types[0]}", operands=[0])
-    call.axis(call.params.axis)
+    letters = axis_letters(call.rank)
+    letters[call.axis(call.params.axis)] += "~"
+    axes = ", ".join(letters)
+    return f"x:float[{axes}] -> [{axes}]"
 
 
 SOFTMAX = register(
     OpDef(
         name="softmax",
         doc="`eˣ` divided by its sum along `axis`; permuting the axis permutes the result, so it stays free.",
-        line="x:float[*b] -> [*b]",
+        line=_softmax_line,
         params=SoftmaxParams,
-        check=_axis_exists,
+        operands=("x",),
         flops=14,
         example="softmax",
         category="activation",
@@ -188,9 +193,9 @@ LOG_SOFTMAX = register(
     OpDef(
         name="log_softmax",
         doc="The logarithm of the softmax along `axis`, without overflow.",
-        line="x:float[*b] -> [*b]",
+        line=_softmax_line,
         params=SoftmaxParams,
-        check=_axis_exists,
+        operands=("x",),
         flops=14,
         example="log_softmax(axis = 1)",
         category="activation",

@@ -144,7 +144,7 @@ ARGMIN = _argument("argmin", "The index (i64) of the smallest element along `axi
 
 def _cumsum_line(call: Call[CumsumParams]) -> str:
     letters = axis_letters(call.rank)
-    letters[call.axis(call.params.axis)] += "!"
+    letters[call.axis(call.params.axis)] += "!~"
     axes = ", ".join(letters)
     return f"x[{axes}] -> {_promoted(call.types[0].dtype)}[{axes}]"
 
@@ -152,7 +152,7 @@ def _cumsum_line(call: Call[CumsumParams]) -> str:
 CUMSUM = register(
     OpDef(
         name="cumsum",
-        doc="Running sums along `axis`, which is pinned: they depend on its order. Of integers in i64.",
+        doc="Running sums along `axis`, which is pinned: its order matters. Of integers in i64.",
         line=_cumsum_line,
         params=CumsumParams,
         operands=("x",),
