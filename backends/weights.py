@@ -16,9 +16,10 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import stat
 import sys
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, fail
+from archc.ir.types import NUMPY_NAMES, TensorType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,50 +36,12 @@ MAX_HEADER_BYTES = 100_000_000  # the reference reader's limit
 MAX_RANK = 32
 METADATA = "__metadata__"
 
-# safetensors name -> (the IR's name, bytes per element)
-_DTYPES: dict[str, tuple[str, int]] = {
-    "F64": ("f64", 8),
-    "F32": ("f32", 4),
-    "F16": ("f16", 2),
-    "BF16": ("bf16", 2),
-    "I64": ("i64", 8),
-    "I32": ("i32", 4),
-    "I16": ("i16", 2),
-    "I8": ("i8", 1),
-    "U64": ("u64", 8),
-    "U32": ("u32", 4),
-    "U16": ("u16", 2),
-    "U8": ("u8", 1),
-    "BOOL": ("bool", 1),
-}
-_STORED = {name: stored for stored, (name, _) in _DTYPES.items()}
-_NUMPY = {
-    "f64": "float64",
-    "f32": "float32",
-    "f16": "float16",
-    **{f"{kind}{bits}": f"{word}{bits}" for kind, word in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)},
-    "bool": "bool",
-}
-_NAMES = {numpy_name: name for name, numpy_name in _NUMPY.items()} | {"bfloat16": "bf16"}
+# By our name the name in numpy; the integers that no program has are those of buffers and generator states.
+_NUMPY = {**NUMPY_NAMES, "i16": "int16", "u64": "uint64", "u32": "uint32", "u16": "uint16", "u8": "uint8"}
+_NAMES = {numpy_name: name for name, numpy_name in _NUMPY.items()}
+_STORED = {name.upper(): name for name in _NUMPY}  # a file says F32 and BOOL
 
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """What a tensor is: the IR's dtype name (`f32`) and its shape.
-
-    >>> str(TensorSpec("f32", (64, 3, 3, 3)))
-    'f32[64, 3, 3, 3]'
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
-
-    @classmethod
-    def of(cls, array: Array) -> TensorSpec:
-        return cls(dtype_name(array), tuple(array.shape))
+Entry = tuple[np.dtype[Any], tuple[int, ...], int]  # dtype, shape and offset of a tensor in a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +61,16 @@ def dtype_name(array: Array) -> str:
     """
     name = _NAMES.get(array.dtype.name)
     if name is None:
-        raise fail("E0608", f"weights cannot hold dtype `{array.dtype}`", help=f"cast to one of {', '.join(_STORED)}")
+        raise fail("E0608", f"weights cannot hold dtype `{array.dtype}`", help=f"cast to one of {', '.join(_NUMPY)}")
     return name
+
+
+def type_of(array: Array) -> TensorType:
+    """
+    >>> str(type_of(np.zeros((64, 3), np.float32)))
+    'f32[64, 3]'
+    """
+    return TensorType(tuple(array.shape), dtype_name(array))
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -129,7 +101,7 @@ def serialise(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
         dtype = dtype_name(array)
         blob = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
         header[name] = {
-            "dtype": _STORED[dtype],
+            "dtype": dtype.upper(),
             "shape": list(array.shape),
             "data_offsets": [offset, offset + len(blob)],
         }
@@ -159,34 +131,24 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     written.
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        # Not tempfile: its files are private, and ours should have the mode that a plain open() gives.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            # mkstemp makes private files; give the result the mode that a plain open() would have.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(descriptor, 0o666 & ~umask)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise fail(
             "E0608", f"cannot write `{path}`", label=error.strerror or str(error), help="choose another place"
         ) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # gone already, unless something failed
 
 
-def read_weights(path: Path | str, needed: Mapping[str, TensorSpec] | None = None) -> Weights:
+def read_weights(path: Path | str, needed: Mapping[str, TensorType] | None = None) -> Weights:
     """Read a safetensors file; with `needed`, also check that it holds exactly these tensors.
 
     Raises E0601 (cannot be opened; exit code 2 when missing), E0602 (not a sound safetensors file) and, gathered,
@@ -209,12 +171,11 @@ def view_weights(data: bytes | memoryview, path: Path | str) -> tuple[dict[str, 
     """
     begin, entries, metadata = _read_header(data, path)
     arrays: dict[str, Array] = {}
-    for name, (spec, offset) in entries.items():
-        dtype = numpy_dtype(spec.dtype)
-        array = np.frombuffer(data, dtype.newbyteorder("<"), math.prod(spec.shape), begin + offset)
+    for name, (dtype, shape, offset) in entries.items():
+        array = np.frombuffer(data, dtype.newbyteorder("<"), math.prod(shape), begin + offset)
         if sys.byteorder == "big" or (begin + offset) % dtype.itemsize:
             array = array.astype(dtype)  # other writers do not always align
-        arrays[name] = array.view(dtype).reshape(spec.shape)
+        arrays[name] = array.view(dtype).reshape(shape)
     return arrays, metadata
 
 
@@ -236,10 +197,8 @@ def _read_file(path: Path) -> bytes:
         ) from error
 
 
-def _read_header(
-    data: bytes | memoryview, path: Path | str
-) -> tuple[int, dict[str, tuple[TensorSpec, int]], dict[str, str]]:
-    """Where the data begins, each tensor's type and offset, and the metadata; E0602 unless all of it is sound."""
+def _read_header(data: bytes | memoryview, path: Path | str) -> tuple[int, dict[str, Entry], dict[str, str]]:
+    """Where the data begins, the tensors, and the metadata; E0602 unless all of it is sound."""
 
     def bad(label: str) -> CompileError:
         return fail(
@@ -258,8 +217,8 @@ def _read_header(
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise bad(f"`{next(n for n in names if names.count(n) > 1)}` stands twice in the header")
+            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise bad(f"`{name}` stands twice in the header")
         return table
 
     try:
@@ -272,14 +231,13 @@ def _read_header(
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise bad(f"`{METADATA}` must map text to text")
 
-    entries: dict[str, tuple[TensorSpec, int]] = {}
+    entries: dict[str, Entry] = {}
     claims: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         if not name.isprintable():  # names are shown on terminals
             raise bad(f"the name {name!r} has characters that cannot be printed")
-        spec, first, last = _read_entry(name, entry, bad)
-        entries[name] = spec, first
-        claims.append((first, last, name))
+        dtype, shape, first = entries[name] = _read_entry(name, entry, bad)
+        claims.append((first, first + math.prod(shape) * dtype.itemsize, name))
     reached, before = 0, "the header"
     for first, last, name in sorted(claims):
         if first != reached:
@@ -292,41 +250,41 @@ def _read_header(
     return begin, entries, metadata
 
 
-def _read_entry(name: str, entry: Any, bad: Any) -> tuple[TensorSpec, int, int]:
+def _read_entry(name: str, entry: Any, bad: Any) -> Entry:
     def natural(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise bad(f"`{name}` must have exactly `dtype`, `shape` and `data_offsets`")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise bad(f"`{name}` has dtype {dtype!r}; known are {', '.join(_DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in _STORED:
+        raise bad(f"`{name}` has dtype {dtype!r}; known are {', '.join(_STORED)}")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(natural, shape)):
         raise bad(f"`{name}` has a shape that is not a list of at most {MAX_RANK} sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(natural, offsets)):
         raise bad(f"`{name}` has offsets that are not [begin, end]")
-    ir_dtype, width = _DTYPES[dtype]
-    spec = TensorSpec(ir_dtype, tuple(shape))
-    if offsets[1] - offsets[0] != math.prod(shape) * width:
-        raise bad(f"`{name}` is {spec}, {math.prod(shape) * width} bytes; its offsets hold {offsets[1] - offsets[0]}")
-    return spec, offsets[0], offsets[1]
+    stored, (first, last) = numpy_dtype(_STORED[dtype]), offsets
+    needed = math.prod(shape) * stored.itemsize
+    if last - first != needed:
+        raise bad(f"`{name}` is {dtype} {shape}, {needed} bytes; its offsets hold {last - first}")
+    return stored, tuple(shape), first
 
 
 def check_weights(
-    needed: Mapping[str, TensorSpec], found: Mapping[str, Array | TensorSpec], *, where: str = "the weights"
+    needed: Mapping[str, TensorType], found: Mapping[str, Array | TensorType], *, where: str = "the weights"
 ) -> None:
     """Raise, gathered, every way in which `found` differs from `needed`.
 
     E0603 a missing parameter, E0604 a name that the network has not, E0605 a wrong shape, E0606 a wrong dtype.
 
-    >>> needed = {"stem.weight": TensorSpec("f32", (16, 3, 3, 3))}
+    >>> needed = {"stem.weight": TensorType((16, 3, 3, 3), "f32")}
     >>> check_weights(needed, {"stem.weigth": np.zeros((16, 3, 3, 3), np.float32)})
     Traceback (most recent call last):
         ...
     archc.ir.diagnostics.CompileError: error[E0603]: `stem.weight` is missing from the weights
     error[E0604]: the network has no parameter `stem.weigth`
     """
-    specs = {name: value if isinstance(value, TensorSpec) else TensorSpec.of(value) for name, value in found.items()}
+    specs = {name: value if isinstance(value, TensorType) else type_of(value) for name, value in found.items()}
     missing = [name for name in needed if name not in specs]
     extra = [name for name in specs if name not in needed]
     problems = [
@@ -363,7 +321,7 @@ def check_weights(
         raise CompileError(*problems)
 
 
-def _renamed(name: str, spec: TensorSpec, extra: Sequence[str], found: Mapping[str, TensorSpec]) -> str | None:
+def _renamed(name: str, spec: TensorType, extra: Sequence[str], found: Mapping[str, TensorType]) -> str | None:
     """A guess where a missing tensor went: a close name, else the one unclaimed tensor of its type."""
     if close := did_you_mean(name, extra):
         return close

@@ -16,14 +16,15 @@ from safetensors.numpy import load_file, save_file
 
 from archc.backends.weights import (
     Array,
-    TensorSpec,
     atomic_file,
     check_weights,
     read_weights,
     serialise,
+    type_of,
     write_weights,
 )
 from archc.ir.diagnostics import CompileError
+from archc.ir.types import TensorType
 
 
 def raw(header: Any, data: bytes = b"") -> bytes:
@@ -53,7 +54,7 @@ def test_round_trip_and_agreement_with_the_reference_library(tmp_path: Path) -> 
     assert weights.metadata == {"task": "digits", "note": "ünï"}
     reference = load_file(path)
     for name, array in ARRAYS.items():
-        assert TensorSpec.of(weights.arrays[name]) == TensorSpec.of(array)
+        assert type_of(weights.arrays[name]) == type_of(array)
         assert weights.arrays[name].tobytes() == array.tobytes() == reference[name].tobytes()
         assert not weights.arrays[name].flags.writeable
 
@@ -162,7 +163,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         assert label in caught.value.diagnostics[0].label
 
 
-NEEDED = {"stem.weight": TensorSpec("f32", (16, 3)), "stem.bias": TensorSpec("f32", (16,))}
+NEEDED = {"stem.weight": TensorType((16, 3), "f32"), "stem.bias": TensorType((16,), "f32")}
 
 
 def problems(found: dict[str, Array]) -> list[tuple[str, str, str | None]]:

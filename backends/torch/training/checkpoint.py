@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from archc.backends.weights import Array, TensorSpec, check_weights, numpy_dtype, read_weights, write_weights
+from archc.backends.weights import Array, check_weights, numpy_dtype, read_weights, type_of, write_weights
 from archc.ir.diagnostics import CompileError, Diagnostic, fail
 
 FORMAT = "archc.checkpoint.1"
@@ -79,7 +79,7 @@ def state_arrays(module: torch.nn.Module) -> dict[str, Array]:
 
 def load_state(module: torch.nn.Module, arrays: Mapping[str, Array], where: str) -> None:
     """Copy weights into a module; E0603–E0606, gathered, when they are not exactly its own."""
-    needed = {name: TensorSpec.of(array) for name, array in state_arrays(module).items()}
+    needed = {name: type_of(array) for name, array in state_arrays(module).items()}
     check_weights(needed, arrays, where=where)
     module.load_state_dict({name: to_tensor(array) for name, array in arrays.items()})
 

@@ -24,8 +24,8 @@ from archc.backends.torch.training.tasks import (
     TaskConfig,
     TaskKind,
 )
-from archc.backends.weights import TensorSpec
 from archc.ir.diagnostics import CompileError, did_you_mean, fail
+from archc.ir.types import TensorType
 
 SPLITS = ("train", "val", "test")
 MAX_NPZ_BYTES = 8 << 30
@@ -110,8 +110,8 @@ def digits(config: DigitsConfig) -> Task:
     return Task(
         "digits",
         config,
-        (TensorSpec("f32", (1, 8, 8)),),
-        TensorSpec("f32", (10,)),
+        (TensorType((1, 8, 8), "f32"),),
+        TensorType((10,), "f32"),
         CLASSIFICATION,
         _splits(x, y, parts),
         array_digest(x, y),
@@ -130,8 +130,8 @@ def _table(name: str, config: SharesConfig) -> Task:
     return Task(
         name,
         config,
-        (TensorSpec("f32", x.shape[1:]),),
-        TensorSpec("f32", (len(data.target_names),)),
+        (TensorType(x.shape[1:], "f32"),),
+        TensorType((len(data.target_names),), "f32"),
         CLASSIFICATION,
         _splits(x, y, parts),
         array_digest(x, y),
@@ -212,8 +212,8 @@ def npz(config: NpzConfig) -> Task:
     return Task(
         "npz",
         config,
-        (TensorSpec("i64" if ids else "f32", x.shape[1:]),),
-        TensorSpec("f32", shape),
+        (TensorType(x.shape[1:], "i64" if ids else "f32"),),
+        TensorType(shape, "f32"),
         CLASSIFICATION if len(classes) else REGRESSION,
         {name: ArraySplit((torch.from_numpy(parts[name][0]),), torch.from_numpy(parts[name][1])) for name in SPLITS},
         array_digest(*arrays.values()),

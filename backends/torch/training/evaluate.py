@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from archc.backends.preprocessing import Array
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.tasks import CLASSIFICATION, Batch, Split, Task
-from archc.backends.weights import TensorSpec
 from archc.ir.diagnostics import fail
+from archc.ir.types import TensorType
 
 EVALUATION_BATCH = 256
 
@@ -154,7 +154,7 @@ def check_fit(module: nn.Module, task: Task, feed: Feed) -> None:
     )
 
 
-def _batched(spec: TensorSpec) -> str:
+def _batched(spec: TensorType) -> str:
     return f"{spec.dtype}[{', '.join(['N', *map(str, spec.shape)])}]"
 
 

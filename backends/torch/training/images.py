@@ -13,8 +13,8 @@ from pydantic import Field
 
 from archc.backends.preprocessing import Array, Preprocessing, read_image
 from archc.backends.torch.training.tasks import CLASSIFICATION, ArraySplit, Task, TaskConfig, TaskKind
-from archc.backends.weights import TensorSpec
 from archc.ir.diagnostics import CompileError, Diagnostic, fail
+from archc.ir.types import TensorType
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 MAX_DATA_BYTES = 4 << 30
@@ -90,8 +90,8 @@ def images(config: ImagesConfig) -> Task:
     return Task(
         "images",
         config,
-        (TensorSpec("f32", shape),),
-        TensorSpec("f32", (len(classes),)),
+        (TensorType(shape, "f32"),),
+        TensorType((len(classes),), "f32"),
         CLASSIFICATION,
         {name: tensors(name) for name in parts},
         digest.hexdigest(),

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archc.backends.preprocessing import Preprocessing
-from archc.backends.weights import TensorSpec
 from archc.ir.diagnostics import fail
+from archc.ir.types import TensorType
 
 Batch = tuple[tuple[Tensor, ...], Tensor]
 
@@ -123,8 +123,8 @@ class Task:
 
     name: str
     config: TaskConfig
-    inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    inputs: tuple[TensorType, ...]
+    output: TensorType
     objective: Objective
     splits: Mapping[str, Split]
     data_sha256: str

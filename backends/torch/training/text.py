@@ -13,8 +13,8 @@ from torch import Tensor
 
 from archc.backends.preprocessing import Preprocessing
 from archc.backends.torch.training.tasks import NEXT_CHARACTER, Batch, Task, TaskConfig, TaskKind
-from archc.backends.weights import TensorSpec
 from archc.ir.diagnostics import fail
+from archc.ir.types import TensorType
 
 MAX_TEXT_BYTES = 256 << 20
 
@@ -88,8 +88,8 @@ def text(config: TextConfig) -> Task:
     return Task(
         "text",
         config,
-        (TensorSpec("i64", (config.length,)),),
-        TensorSpec("f32", (config.length, len(vocabulary))),
+        (TensorType((config.length,), "i64"),),
+        TensorType((config.length, len(vocabulary)), "f32"),
         NEXT_CHARACTER,
         {
             name: Windows(everything[start:end], config.length)

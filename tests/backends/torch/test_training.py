@@ -40,8 +40,9 @@ from archc.backends.torch.training import (
     train,
 )
 from archc.backends.torch.training.evaluate import Feed
-from archc.backends.weights import TensorSpec, read_weights, write_weights
+from archc.backends.weights import read_weights, write_weights
 from archc.ir.diagnostics import CompileError
+from archc.ir.types import TensorType
 
 
 @pytest.fixture(autouse=True)
@@ -488,8 +489,8 @@ def test_ones_own_task_needs_only_tensors() -> None:
     task = Task(
         "halves",
         TaskConfig(),
-        (TensorSpec("f32", (4,)),),
-        TensorSpec("f32", (2,)),
+        (TensorType((4,), "f32"),),
+        TensorType((2,), "f32"),
         CLASSIFICATION,
         {name: ArraySplit((x[rows],), y[rows]) for name, rows in parts.items()},
         data_sha256="seed 0",
