@@ -1,5 +1,33 @@
 """The operators, one declaration each, in files by family. Importing this package fills the registry."""
 
-from archc.ir.ops import activations, constants, convolution, elementwise, index, linear, pieces, reduce, shape
+from archc.ir.ops import (
+    activations,
+    attention,
+    constants,
+    convolution,
+    elementwise,
+    index,
+    kan,
+    linear,
+    norm,
+    pieces,
+    pool,
+    reduce,
+    shape,
+)
 
-__all__ = ["activations", "constants", "convolution", "elementwise", "index", "linear", "pieces", "reduce", "shape"]
+__all__ = [
+    "activations",
+    "attention",
+    "constants",
+    "convolution",
+    "elementwise",
+    "index",
+    "kan",
+    "linear",
+    "norm",
+    "pieces",
+    "pool",
+    "reduce",
+    "shape",
+]

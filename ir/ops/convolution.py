@@ -148,7 +148,7 @@ def conv_transpose_geometry(p: ConvTransposeParams, rank: int) -> list[tuple[int
     """(kernel, stride, padding, output_padding, dilation) for each spatial axis."""
     fields = ("kernel", "stride", "padding", "output_padding", "dilation")
     columns = [per_axis(getattr(p, name), rank, name) for name in fields]
-    return list(zip(*columns, strict=True))  # type: ignore[arg-type]
+    return list(zip(*columns, strict=True))
 
 
 def _conv_transpose_sizes(call: Call[ConvTransposeParams], dims: Dims) -> Dims:
@@ -225,7 +225,7 @@ def _windows(b: GraphBuilder, x: Value, axis: int, kernel: int, stride: int, cou
 
 def _decompose_im2col(b: GraphBuilder, node: Node) -> Sequence[Value]:
     (x,) = node.operands
-    (k, s, _, pad_h), (l, t, _, pad_w) = im2col_geometry(node.params)  # type: ignore[arg-type]
+    (k, s, _, pad_h), (l, t, _, pad_w) = im2col_geometry(node.call.params)
     dims = node.bound.dims
     p, q = dims["p"], dims["q"]
     assert not isinstance(p, tuple)
@@ -307,9 +307,9 @@ class PixelShuffleParams(Params):
 
 
 def _decompose_pixel_shuffle(b: GraphBuilder, node: Node) -> Sequence[Value]:
-    (x,), r = node.operands, node.bound.dims["p"]
+    (x,), r = node.operands, node.call.params.r
     n, c, h, w = x.type.shape
-    apart = b(RESHAPE, x, shape=(n, floor_div(c, r * r), r, r, h, w))  # type: ignore[operator]
+    apart = b(RESHAPE, x, shape=(n, floor_div(c, r * r), r, r, h, w))
     return [b(RESHAPE, b(PERMUTE, apart, order=(0, 1, 4, 2, 5, 3)), shape=node.output.type.shape)]
 
 
@@ -362,7 +362,7 @@ def _upsample_flops(call: Call[UpsampleParams], bound: Bound) -> Dim:
     """One interpolation between two values is three operations; k axes take 2ᵏ - 1 of them for each element."""
     if call.params.mode == "nearest":
         return 0
-    return 3 * (2 ** (call.rank - 2) - 1) * bound.results[0].size
+    return bound.results[0].size * int(3 * (2 ** (call.rank - 2) - 1))
 
 
 def interpolation_matrix(size: int, factor: int, align_corners: bool) -> list[list[float]]:
@@ -401,8 +401,7 @@ def mix_axes(b: GraphBuilder, x: Value, matrices: Sequence[Sequence[Sequence[flo
 
 
 def _decompose_upsample(b: GraphBuilder, node: Node) -> Sequence[Value]:
-    (x,), p = node.operands, node.params
-    assert isinstance(p, UpsampleParams)
+    (x,), p = node.operands, node.call.params
     space = x.type.shape[2:]
     factors = per_axis(p.factor, len(space), "factor")
     if p.mode == "nearest":

@@ -58,7 +58,7 @@ class TiedLinearParams(Params):
 
 
 def _decompose_tied_linear(b: GraphBuilder, node: Node) -> Sequence[Value]:
-    return [b(LINEAR, *node.operands, out=node.params.out, bias=False, weights=node.weights)]  # type: ignore[attr-defined]
+    return [b(LINEAR, *node.operands, out=node.call.params.out, bias=False, weights=node.weights)]
 
 
 TIED_LINEAR = register(
@@ -159,7 +159,7 @@ def _matmul_line(call: Call[MatmulParams]) -> str:
 def _decompose_matmul(b: GraphBuilder, node: Node) -> Sequence[Value]:
     x, y = node.operands
     k = x.type.shape[-1]
-    if not node.params.scaled or not isinstance(k, int):  # type: ignore[attr-defined]
+    if not node.call.params.scaled or not isinstance(k, int):
         return ()
     product = b(MATMUL, x, y)
     return [b(MUL, product, scalar(b, k**-0.5, product))]
