@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,6 +61,14 @@ def library_folder() -> Path:
     if spec is None or spec.origin is None:
         raise fail("E0514", "running an artifact needs apache-tvm", help="pip install apache-tvm", exit_code=4)
     return Path(spec.origin).parent / "lib"
+
+
+def tvm_version() -> str:
+    """The installed release of TVM, empty when there is none."""
+    try:
+        return metadata.version("apache-tvm")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat
 
 from archc.ir.diagnostics import CompileError, fail
 
@@ -37,9 +37,9 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["image", "table", "text", "array"] = "array"
-    scale: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    scale: FiniteFloat = Field(1.0, gt=0)
+    mean: tuple[FiniteFloat, ...] = ()
+    std: tuple[PositiveFloat, ...] = ()
     labels: tuple[str, ...] = ()
     vocabulary: str = ""
     size: int | None = Field(None, ge=1, le=4096)
@@ -53,7 +53,7 @@ class Preprocessing(BaseModel):
         """`(factor, offset)` with `value = raw * factor + offset`, shaped to broadcast over a batch of this rank."""
         mean, std = np.array(self.mean or (0.0,)), np.array(self.std or (1.0,))
         factor, offset = np.broadcast_arrays(self.scale / std, -mean / std)
-        shape = (1, -1) + (1,) * (rank - 2)
+        shape = (1,) * rank if factor.size == 1 else (1, -1) + (1,) * (rank - 2)
         return factor.reshape(shape).astype(np.float32), offset.reshape(shape).astype(np.float32)
 
     def apply(self, raw: Array) -> Array:
@@ -66,7 +66,7 @@ class Preprocessing(BaseModel):
     def image(self, path: Path | str) -> Array:
         """An image file as a raw batch of one, (1, C, size, size), so that `apply` gives the network's input.
 
-        Raises E0612 for a hostile or broken image.
+        Raises E0611 for a missing file, E0612 for a hostile or broken image.
         """
         if self.size is None or self.channels is None:
             raise fail("E0612", f"the network does not take images such as `{path}`", label=f"it takes: {self.kind}")
@@ -94,12 +94,14 @@ class Preprocessing(BaseModel):
 def read_image(path: Path | str, size: int, channels: int) -> Array:
     """An image as u8[channels, size, size]: shorter side scaled to `size`, the centre cut out, upright by its EXIF.
 
-    Raises E0612 for what is not an image, is broken, or would unpack to more than 64 million pixels. The size is judged
+    Raises E0611 for a missing file, E0612 for what is not an image, is broken, or would unpack to more than 64 million pixels. The size is judged
     by the header, before anything is unpacked.
     """
     from PIL import Image, ImageOps
 
     path = Path(path)
+    if not path.is_file():
+        raise fail("E0611", f"there is no image `{path}`", exit_code=2)
 
     def bad(label: str) -> CompileError:
         return fail("E0612", f"cannot use image `{path}`", label=label, help="mend the file or take it away")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
-import queue
 import sys
 import threading
 import weakref
@@ -29,6 +29,7 @@ Device = Literal["cpu", "cuda"]
 _CPU, _CUDA, _POOLED = 1, 2, 2  # DLPack's device types; TVM's pooled allocator
 
 _worker = threading.local()
+_function = functools.cache(native.global_function)
 
 
 class _Library:
@@ -50,7 +51,7 @@ def load(path: Path | str, *, device: Literal["auto", "cpu", "cuda"] = "auto", t
     threads for a call (by default what it was compiled for).
 
     Raises what `open_artifact` raises, and with exit code 4: E0505 (this machine lacks CPU features, or a GPU that the
-    code is for), E0506 (no usable GPU), E0514 (no TVM runtime).
+    code is for), E0508 (no usable GPU), E0514 (no TVM runtime), E0515 (another release of it).
     """
     return Artifact(open_artifact(path), device=device, threads=threads)
 
@@ -78,7 +79,7 @@ class Artifact:
         self._library: _Library | None = _load_library(container)
         self._constants = [self._place(a) for a in container.constants()]
         self._weights = [self._ffi.convert(self._constants)] if self._constants else []
-        self._machines: queue.LifoQueue[Any] = queue.LifoQueue()  # idle virtual machines: one serves one call at a time
+        self._machines: list[Any] = []  # idle virtual machines: each serves one call at a time
         with self.machine():
             pass
 
@@ -178,26 +179,30 @@ class Artifact:
     def machine(self) -> Iterator[Any]:
         """A virtual machine for one call, an idle one where there is one."""
         try:
-            machine = self._machines.get_nowait()
-        except queue.Empty:
-            assert self._library is not None, "the artifact is closed"
-            machine = self._library.module["vm_load_executable"]()
-            devices = [(_CUDA, 0, _POOLED)] if self.device == "cuda" else []
-            machine["vm_initialization"](*(n for d in (*devices, (_CPU, 0, _POOLED)) for n in d))
+            machine = self._machines.pop()
+        except IndexError:
+            machine = self.new_machine()
         try:
             yield machine
         finally:
-            self._machines.put(machine)
+            self._machines.append(machine)
+
+    def new_machine(self) -> Any:
+        """A virtual machine for this artifact's code: cheap, as the weights are shared."""
+        assert self._library is not None, "the artifact is closed"
+        machine = self._library.module["vm_load_executable"]()
+        devices = [(_CUDA, 0, _POOLED)] if self.device == "cuda" else []
+        machine["vm_initialization"](*(n for d in (*devices, (_CPU, 0, _POOLED)) for n in d))
+        return machine
 
     def synchronise(self) -> None:
         """Wait until the device has done all its work."""
         if self.device == "cuda":
-            native.global_function("runtime.Device_StreamSync")(self._ffi.device("cuda", 0), 0)
+            _function("runtime.Device_StreamSync")(self._ffi.device("cuda", 0), 0)
 
     def close(self) -> None:
         """Free the program and its weights; the artifact cannot be run any more."""
-        while not self._machines.empty():
-            self._machines.get_nowait()
+        self._machines.clear()
         self._weights, self._constants, self._library = [], [], None
 
     def __enter__(self) -> Artifact:
@@ -218,21 +223,23 @@ class Artifact:
     def _limit_threads(self) -> None:
         """Each calling thread has its own pool of workers; size this thread's for us."""
         if getattr(_worker, "threads", None) != self.threads:
-            native.global_function("runtime.config_threadpool")(1, self.threads)
+            _function("runtime.config_threadpool")(1, self.threads)
             _worker.threads = self.threads
 
     def _place(self, array: Array) -> Any:
         """The array as a TVM tensor on the device, sharing its memory on the CPU where it is aligned."""
         array = _aligned(array)
-        flat = self._ffi.from_dlpack(array.reshape(-1).view(np.uint8))
-        dtype = self._ffi.dtype(array.dtype.name)
-        view = native.global_function("runtime.TVMTensorCreateView")(flat, self._ffi.Shape(array.shape), dtype, 0)
+        if array.dtype.kind in "fiub":
+            tensor = self._ffi.from_dlpack(array)
+        else:  # bfloat16, which numpy cannot hand over
+            flat = self._ffi.from_dlpack(array.reshape(-1).view(np.uint8))
+            tensor = _function("runtime.TVMTensorCreateView")(flat, array.shape, self._ffi.dtype("bfloat16"), 0)
         if self.device == "cpu":
-            return view
-        there = native.global_function("runtime.TVMTensorAllocWithScope")(
-            self._ffi.Shape(array.shape), dtype, self._ffi.device("cuda", 0), None
+            return tensor
+        there = _function("runtime.TVMTensorAllocWithScope")(
+            tensor.shape, tensor.dtype, self._ffi.device("cuda", 0), None
         )
-        native.global_function("runtime.TVMTensorCopyFromTo")(view, there)
+        _function("runtime.TVMTensorCopyFromTo")(tensor, there)
         self.synchronise()
         return there
 
@@ -240,7 +247,7 @@ class Artifact:
         """A copy: a program may return an input, a weight, or memory that the next call reuses."""
         out = np.empty(tuple(tensor.shape), numpy_dtype(port.dtype))
         if out.size:
-            native.global_function("runtime.TVMTensorCopyToBytes")(
+            _function("runtime.TVMTensorCopyToBytes")(
                 tensor, ctypes.c_void_p(out.ctypes.data), out.nbytes
             )
         return out
@@ -248,9 +255,17 @@ class Artifact:
 
 def _demand_device(manifest: Manifest, device: str) -> None:
     target = manifest.target
+    built, here = manifest.toolchain.get("tvm", ""), native.tvm_version()
+    if built.split(".")[:2] != here.split(".")[:2]:  # the interface between code and runtime changes between releases
+        raise fail(
+            "E0515",
+            f"`{manifest.name}` was compiled with tvm {built}; found {here}",
+            help="compile it again, or install the release that it was compiled with",
+            exit_code=4,
+        )
     if device not in ("auto", target.kind):
         raise fail(
-            "E0506",
+            "E0508",
             f"`{manifest.name}` was compiled for {target.kind}; needed {device}",
             help=f"compile it with `--target {device}`",
             exit_code=4,
@@ -265,7 +280,7 @@ def _demand_device(manifest: Manifest, device: str) -> None:
         )
     if target.kind == "cuda" and (problem := native.cuda_problem()):
         raise fail(
-            "E0506",
+            "E0508",
             f"`{manifest.name}` was compiled for CUDA, which does not work here",
             label=problem,
             help="run it where a GPU and its driver are, or compile with `--target cpu`; `archc doctor` says more",
@@ -343,12 +358,13 @@ def _expression_problems(port: Port, shape: tuple[int, ...], symbols: Mapping[st
 
 def _aligned(array: Array) -> Array:
     """The array, contiguous and on a boundary that vector loads need; a copy only when it is not so already."""
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
-    if array.ctypes.data % ALIGNMENT == 0 and array.flags.writeable:
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable and array.dtype.isnative and array.ctypes.data % ALIGNMENT == 0:
         return array
     room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    native_dtype = array.dtype.newbyteorder("=")
+    copy = room[start : start + array.nbytes].view(native_dtype).reshape(array.shape)
     copy[...] = array
     return copy
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -42,23 +43,50 @@ class CudaCompiler:
 
 
 def find_cuda_compiler() -> CudaCompiler:
-    """nvcc on the PATH or under $CUDA_HOME, else nvrtc; E0502 (exit code 4) when there is neither."""
+    """nvcc on the PATH or under $CUDA_HOME, else nvrtc; E0502 (exit code 4) when there is neither.
+
+    `$ARCHC_CUDA_COMPILER` decides otherwise: it is `nvrtc`, or the path of an nvcc.
+    """
+    choice = os.environ.get("ARCHC_CUDA_COMPILER", "")
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + ["/usr/local/cuda"]
-    for candidate in [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes)]:
+    candidates = [choice] if choice else [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes)]
+    for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):
             said = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
             if found := re.search(r"release ([\d.]+), V([\d.]+)", said):
                 return CudaCompiler("nvcc", candidate, found[2])
-    from archc.backends.tvm.nvrtc import find_nvrtc
+    if choice in ("", "nvrtc"):
+        from archc.backends.tvm.nvrtc import find_nvrtc
 
-    if version := find_nvrtc():
-        return CudaCompiler("nvrtc", "", version)
+        if version := find_nvrtc():
+            return CudaCompiler("nvrtc", "", version)
     raise fail(
         "E0502",
-        "compiling for CUDA needs nvcc or nvrtc, and neither is here",
-        help="install the CUDA toolkit, or `pip install cuda-bindings nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-cccl`",
+        "compiling for CUDA needs nvcc or nvrtc, and neither works here",
+        label=f"$ARCHC_CUDA_COMPILER names `{choice}`" if choice else "",
+        help="install the CUDA toolkit, or: pip install cuda-bindings nvidia-cuda-nvrtc nvidia-cuda-runtime "
+        "nvidia-cuda-cccl nvidia-cuda-crt nvidia-nvfatbin",
         exit_code=4,
     )
+
+
+def demand_arches(compiler: CudaCompiler, arches: Sequence[str]) -> None:
+    """E0503 (exit code 4) when the compiler does not know one of the architectures."""
+    if compiler.kind == "nvcc":
+        command = [compiler.path, "--list-gpu-code"]
+        known = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    else:
+        from archc.backends.tvm.nvrtc import known_arches
+
+        known = known_arches()
+    base = {re.sub(r"[af]$", "", arch) for arch in arches}  # `sm_90a` is a dialect of sm_90 that lists leave out
+    if unknown := sorted(base - set(known)):
+        raise fail(
+            "E0503",
+            f"{compiler.kind} {compiler.version} compiles for {', '.join(known)}; needed `{unknown[0]}`",
+            help="name one of these, as in `cuda:sm_90`, or use another version of CUDA",
+            exit_code=4,
+        )
 
 
 def build_cuda(module: Any, spec: TargetSpec) -> tuple[bytes, Literal["shared"], dict[str, str], dict[str, Any]]:
@@ -69,6 +97,7 @@ def build_cuda(module: Any, spec: TargetSpec) -> tuple[bytes, Literal["shared"],
     from archc.backends.tvm.load import tvm
 
     compiler, linker = find_cuda_compiler(), find_compiler()
+    demand_arches(compiler, spec.arches)
     with tempfile.TemporaryDirectory(prefix="archc-cuda-") as name:
         folder = Path(name)
         (folder / "module.json").write_text(tvm.ir.save_json(module))
@@ -84,8 +113,6 @@ def build_cuda(module: Any, spec: TargetSpec) -> tuple[bytes, Literal["shared"],
         if not outcome.exists():
             raise RuntimeError(f"generating CUDA code failed with status {child.returncode}:\n{child.stderr[-4000:]}")
         said = json.loads(outcome.read_text())
-        if "code" in said:
-            raise fail(said["code"], said["message"], label=said["label"], help=said["help"], exit_code=4)
         library = (folder / "library").read_bytes()
     return library, "shared", said["toolchain"] | {compiler.kind: compiler.version}, said["report"]
 
@@ -115,16 +142,17 @@ def _stub(folder: Path, linker: str) -> Path:
     return place
 
 
-def compile_nvcc(code: str, arches: Sequence[str], nvcc: str) -> tuple[bytes, list[dict[str, Any]]]:
-    """A fat binary of `code`: machine code per architecture and PTX of the highest; and what ptxas says of the kernels.
+def compile_source(code: str, arches: Sequence[str], compiler: CudaCompiler) -> tuple[bytes, list[dict[str, Any]]]:
+    """Machine code of CUDA C for `arches`, and a record per kernel where the compiler gives one."""
+    if compiler.kind == "nvcc":
+        return compile_nvcc(code, arches, compiler.path)
+    from archc.backends.tvm.nvrtc import compile_nvrtc
 
-    Raises E0503 for an architecture that this nvcc does not know.
-    """
-    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False).stdout.split()
-    for arch in arches:
-        if known and arch not in known:
-            message = f"`{nvcc}` compiles for {', '.join(k for k in known if k.startswith('sm_'))}; needed `{arch}`"
-            raise fail("E0503", message, help="name one of these, as in `cuda:sm_90`, or install another CUDA", exit_code=4)
+    return compile_nvrtc(code, arches), []
+
+
+def compile_nvcc(code: str, arches: Sequence[str], nvcc: str) -> tuple[bytes, list[dict[str, Any]]]:
+    """A fat binary of `code`: machine code per architecture and PTX of the highest; and what ptxas says of the kernels."""
     with tempfile.TemporaryDirectory(prefix="archc-nvcc-") as name:
         folder = Path(name)
         (folder / "kernels.cu").write_text(code)
@@ -165,6 +193,26 @@ def ptxas_report(text: str) -> list[dict[str, Any]]:
     return sorted(kernels, key=lambda k: (k["name"], k["arch"]))
 
 
+def fatbin_images(data: bytes) -> list[str]:
+    """What the first fat binary within `data` holds, such as `["sm_80", "sm_90", "ptx 90"]`; empty without one.
+
+    The container is a header (magic u32, version u16, its length u16, length of the rest u64) and images, each with a
+    header of its own (kind u16: 1 PTX, 2 machine code; …, its length u32 at 4, the image's u64 at 8, architecture u32
+    at 28). NVIDIA does not document it; `cuobjdump` lists the same.
+    """
+    place = data.find(bytes.fromhex("50ed55ba"))
+    if place < 0:
+        return []
+    header, rest = struct.unpack_from("<HQ", data, place + 6)
+    place += header
+    end, images = min(place + rest, len(data)), []
+    while place + 64 <= end:
+        kind, length, size, arch = *struct.unpack_from("<H2xIQ", data, place), *struct.unpack_from("<I", data, place + 28)
+        images.append(f"sm_{arch}" if kind == 2 else f"ptx {arch}")
+        place += length + size
+    return sorted(images, key=lambda i: (i[:3] == "ptx", i))
+
+
 def _child(folder: Path) -> dict[str, Any]:
     """What the child process does: generate, compile, link; its files are in `folder`."""
     from archc.backends.tvm.load import tvm, tvm_ffi
@@ -173,35 +221,23 @@ def _child(folder: Path) -> dict[str, Any]:
     compiler, linker = find_cuda_compiler(), find_compiler()
     kernels: list[dict[str, Any]] = []
 
-    def compile_source(code: str, *_: Any) -> bytes:
-        if compiler.kind == "nvrtc":
-            from archc.backends.tvm.nvrtc import compile_nvrtc
-
-            return compile_nvrtc(code, spec.arches)
-        binary, report = compile_nvcc(code, spec.arches, compiler.path)
+    def callback(code: str, *_: Any) -> bytes:
+        binary, report = compile_source(code, spec.arches, compiler)
         kernels.extend(report)
         return binary
 
-    tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_source, override=True)
+    tvm_ffi.register_global_func("tvm_callback_cuda_compile", callback, override=True)
     module = tvm.ir.load_json((folder / "module.json").read_text())
     executable = tvm.compile(module, spec.to_tvm())
     work = folder / "work"
     work.mkdir()
     executable.export_library(str(work / "library"), fcompile=Linker(linker), workspace_dir=str(work))
     (work / "library").rename(folder / "library")
-    return {"toolchain": toolchain(linker), "report": {"kernels": kernels}}
-
-
-def _main(folder: Path) -> None:
-    from archc.ir.diagnostics import CompileError
-
-    try:
-        outcome = _child(folder)
-    except CompileError as error:
-        d = error.diagnostics[0]
-        outcome = {"code": d.code, "message": d.message, "label": d.label, "help": d.help}
-    (folder / "outcome.json").write_text(json.dumps(outcome))
+    images = fatbin_images((folder / "library").read_bytes())
+    assert images, "TVM embedded no machine code"
+    return {"toolchain": toolchain(linker), "report": {"kernels": kernels, "images": images}}
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    place = Path(sys.argv[1])
+    (place / "outcome.json").write_text(json.dumps(_child(place)))

@@ -32,13 +32,13 @@ def write_pointwise(out: Emitter, stage: Stage, evaluator: Evaluator, machine: M
     if not stage.axes:
         out.store(stage.buffer, [], evaluator.stage(stage, []))
         return
-    groups = _merge(stage, _operands(stage, evaluator))
+    groups = merge(stage, operands(stage, evaluator))
     extents = [product([a.extent for a in group]) for group in groups]
     *outer, inner = extents
 
     def write(outer_index: Sequence[Expr], at: Expr) -> None:
         place = [*outer_index, index(at)]
-        merged = _MergedReads(out, groups, extents, place)
+        merged = MergedReads(out, groups, extents, place)
         with evaluator.reading(merged.load):
             value = evaluator.stage(stage, merged.axes)
         out.store(out.view(stage.buffer, extents), place, value)
@@ -64,17 +64,19 @@ def _flat(out: Emitter, extent: Expr, lanes: int, write: Any) -> None:
     over_vectors(out, extent - whole * TASK, lanes, write, start=whole * TASK)
 
 
-def _operands(stage: Stage, evaluator: Evaluator) -> list[Expr]:
+def operands(stage: Stage, evaluator: Evaluator) -> list[Expr]:
     """Every expression that `stage` comes to, written in its own axes, without writing any of it."""
     aside = evaluator.aside()
     value = aside.stage(stage, [a.var for a in stage.axes])
     return [*aside.named(), value]
 
 
-def _merge(stage: Stage, values: Sequence[Expr]) -> list[list[Axis]]:
-    """Axes in groups that every load walks together."""
+def merge(stage: Stage, values: Sequence[Expr], *, last_apart: bool = False) -> list[list[Axis]]:
+    """Axes in groups that every load walks together; with `last_apart` the last axis is a group of its own."""
     position = {key(a.var): i for i, a in enumerate(stage.axes)}
     joined = [True] * (len(stage.axes) - 1)  # joined[i]: axes i and i + 1 may be one
+    if last_apart and joined:
+        joined[-1] = False
 
     def separate(i: int) -> None:
         for side in (i - 1, i):
@@ -115,7 +117,7 @@ def _merge(stage: Stage, values: Sequence[Expr]) -> list[list[Axis]]:
     return groups
 
 
-class _MergedReads:
+class MergedReads:
     """Answers loads at a place given in merged axes, each operand through a view whose axes are merged alike.
 
     A merged axis has no index of its own; its variable stands in `axes`, and is only ever met beside its neighbours.

@@ -18,13 +18,14 @@ import tvm_ffi
 from tvm import ir, s_tir, tirx
 
 from archc.backends.tvm.cpu import mathfn
-from archc.backends.tvm.cpu.emit import Emitter
+from archc.backends.tvm.cpu.emit import Emitter, index
 
 Expr = Any
 Buffer = Any
 Var = Any
 Read = Callable[[Sequence[Expr]], Expr]
 
+_OPAQUE = 8
 _COMBINERS = {tirx.Add: "add", tirx.Mul: "mul", tirx.Max: "max", tirx.Min: "min", tirx.And: "and", tirx.Or: "or"}
 
 
@@ -35,6 +36,22 @@ def key(node: Any) -> int:
 
 def is_float(value: Expr) -> bool:
     return str(value.ty.dtype).startswith(("float", "bfloat"))
+
+
+def substitute(expression: Expr, values: dict[Var, Expr]) -> Expr:
+    """`expression` with variables replaced."""
+    bound = {key(var): index(value) for var, value in values.items()}
+    return tvm_ffi.structural_map(expression, (ir.Var, lambda v: bound.get(key(v), v)))
+
+
+_EXPENSIVE = ("tirx.exp", "tirx.erf", "tirx.tanh", "tirx.sigmoid", "tirx.log", "tirx.pow")
+
+
+def is_expensive(value: Expr) -> bool:
+    """Whether an expression holds a function that takes tens of instructions."""
+    found = []
+    tvm_ffi.structural_walk(value, (ir.Call, lambda c: found.append(isinstance(c.op, ir.Op) and c.op.name in _EXPENSIVE)))
+    return any(found)
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,9 @@ class Program:
         return marked[0] if marked else None
 
     def rewritten(self, body: tirx.Stmt) -> tirx.PrimFunc:
-        """The same signature around a new body."""
-        return self.function.with_body(body).with_attr("tirx.noalias", True).with_attr("s_tir", True)
+        """The same signature around a new body; opaque, so that TVM's build fuses nothing more into it."""
+        root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
+        return self.function.with_body(root).with_attr({"op_pattern": _OPAQUE, "tirx.noalias": True, "s_tir": True})
 
 
 def parse(function: tirx.PrimFunc) -> Program | None:

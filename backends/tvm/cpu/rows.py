@@ -16,12 +16,10 @@ from tvm import ir, tirx
 from archc.backends.tvm.cpu.elementwise import write_pointwise
 from archc.backends.tvm.cpu.emit import Emitter, as_int, index, product
 from archc.backends.tvm.cpu.loops import Machine, divisor, over_vectors, powers_of_two, tasks, unravel
-from archc.backends.tvm.cpu.program import Axis, Evaluator, Program, Stage, key
+from archc.backends.tvm.cpu.program import Axis, Evaluator, Program, Stage, is_expensive, key
 
 Expr = Any
 Buffer = Any
-
-_EXPENSIVE = ("tirx.exp", "tirx.erf", "tirx.tanh", "tirx.sigmoid", "tirx.log", "tirx.pow")
 
 
 def reduction_kernel(program: Program, machine: Machine) -> tirx.PrimFunc:
@@ -97,7 +95,7 @@ def _worth_keeping(program: Program, stage: Stage) -> bool:
     if stage.combiner:
         return False
     readers = sum(any(key(load.source) == key(stage.buffer) for load in _loads(s.value)) for s in program.stages)
-    return readers > 1 and any(call.op.name in _EXPENSIVE for call in _calls(stage.value))
+    return readers > 1 and is_expensive(stage.value)
 
 
 def _row_buffer(out: Emitter, stage: Stage, count: int) -> Buffer:
@@ -285,12 +283,6 @@ def _write_columns(out: Emitter, evaluator: Evaluator, stage: Stage, machine: Ma
 def _loads(value: Expr) -> list[ir.TensorLoad]:
     found: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(value, (ir.TensorLoad, lambda load: found.append(load)))
-    return found
-
-
-def _calls(value: Expr) -> list[ir.Call]:
-    found: list[ir.Call] = []
-    tvm_ffi.structural_walk(value, (ir.Call, lambda call: found.append(call) if isinstance(call.op, ir.Op) else None))
     return found
 
 

@@ -1,0 +1,445 @@
+"""Choosing kernels: the pass that rewrites Relax operators to tensor equations of our own.
+
+Channels-last comes for free along the way. A convolution computes [n, *s, c] and is followed by the permute back to
+[n, c, *s]; whoever reads a value bound to such a permute takes what lies beneath it, works on that, and permutes its own
+result instead. Permutes so move down the graph until they meet an operator that does not know them, or vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import ir, relax, tirx
+
+from archc.backends.tvm.cpu import conv, gemm, norms, pool
+from archc.backends.tvm.cpu.emit import as_int
+from archc.backends.tvm.cpu.loops import Machine
+
+Expr = Any
+Rule = Callable[["SelectKernels", relax.Call], "relax.Expr | None"]
+op = relax.op
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register how operators are rewritten; a rule that returns None leaves the operator to TVM's own equations."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            _RULES[f"relax.{name}"] = function
+        return function
+
+    return register
+
+
+@relax.expr_functor.mutator
+class SelectKernels(relax.PyExprMutator):
+    """Rewrites one function at a time; `run` does a module."""
+
+    def __init__(self, module: ir.IRModule, machine: Machine) -> None:
+        super().__init__(module)
+        self.machine = machine
+
+    def run(self, module: ir.IRModule) -> ir.IRModule:
+        for name, function in module.functions_items():
+            if isinstance(function, relax.Function):
+                self.builder_.update_func(name, self.visit_expr(function))
+        return self.builder_.get()
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = self.visit_expr_post_order(call)
+        if not isinstance(call, relax.Call) or not isinstance(call.op, ir.Op):
+            return call
+        call = self.builder_.normalize(call)
+        folded = _fold(call)
+        if folded is not None:
+            return folded
+        chosen = _RULES.get(call.op.name)
+        result = chosen(self, call) if chosen else None
+        return call if result is None else result
+
+    def definition(self, value: relax.Expr) -> relax.Expr:
+        """What a variable is bound to (through other names for it), or the value itself."""
+        while isinstance(value, relax.Var):
+            bound = self.lookup_binding(value)
+            if bound is None or not isinstance(bound, relax.Var | relax.Call):
+                return value
+            if isinstance(bound, relax.Call):
+                return bound
+            value = bound
+        return value
+
+    def emit(self, value: relax.Expr) -> relax.Var:
+        return self.builder_.emit(self.builder_.normalize(value))
+
+    def beneath(self, value: relax.Expr) -> relax.Expr | None:
+        """The channels-last value that `value` is the channels-first permute of."""
+        bound = self.definition(value)
+        if _is(bound, "permute_dims") and _permutation(bound) == to_first(rank(bound)):
+            return bound.args[0]
+        return None
+
+    def channels_last(self, value: relax.Expr) -> relax.Expr:
+        """`value` [n, c, *s] as [n, *s, c]."""
+        found = self.beneath(value)
+        if found is not None:
+            return found
+        array = constant(value)
+        if array is not None:
+            return relax.const(np.ascontiguousarray(np.moveaxis(array, 1, -1)))
+        if all(as_int(d) == 1 for d in shape_of(value)[2:]):
+            n, c, *spatial = shape_of(value)
+            return self.emit(op.reshape(value, [n, *spatial, c]))
+        return self.emit(op.permute_dims(value, to_last(rank(value))))
+
+    def channels_first(self, value: relax.Expr) -> relax.Expr:
+        """The permute that stands for `value` [n, *s, c] among channels-first neighbours."""
+        return op.permute_dims(self.emit(value), to_first(len(self.builder_.normalize(value).ty.shape)))
+
+
+def to_first(ndim: int) -> list[int]:
+    return [0, ndim - 1, *range(1, ndim - 1)]
+
+
+def to_last(ndim: int) -> list[int]:
+    return [0, *range(2, ndim), 1]
+
+
+def rank(value: relax.Expr) -> int:
+    return len(value.ty.shape)
+
+
+def constant(value: relax.Expr) -> np.ndarray | None:
+    """The array of a constant, else None."""
+    return value.value.numpy() if isinstance(value, ir.GenericConst) else None
+
+
+def _is(value: relax.Expr, name: str) -> bool:
+    return isinstance(value, relax.Call) and isinstance(value.op, ir.Op) and value.op.name == f"relax.{name}"
+
+
+def _permutation(call: relax.Call) -> list[int]:
+    ndim = rank(call.args[0])
+    axes = call.attrs.axes
+    return list(reversed(range(ndim))) if axes is None else [int(a) % ndim for a in axes]
+
+
+def _dtype(value: relax.Expr) -> str:
+    return str(value.ty.dtype)
+
+
+# Constants
+
+
+_FOLDED: dict[str, Callable[..., Any]] = {
+    "relax.add": np.add,
+    "relax.subtract": np.subtract,
+    "relax.multiply": np.multiply,
+    "relax.divide": np.divide,
+    "relax.negative": np.negative,
+    "relax.sqrt": np.sqrt,
+    "relax.rsqrt": lambda x: (1 / np.sqrt(x)).astype(x.dtype),
+}
+
+
+def _fold(call: relax.Call) -> relax.Expr | None:
+    """Weights are permuted and reshaped here, in numpy: TVM's own folding compiles and runs a kernel for each."""
+    tensors = [a for a in call.args if not isinstance(a, relax.ShapeExpr | relax.Tuple)]
+    if not tensors or len(call.args) > 2 or any(constant(a) is None for a in tensors):
+        return None
+    arrays = [constant(a) for a in tensors]
+    if call.op.name == "relax.permute_dims":
+        return relax.const(np.ascontiguousarray(arrays[0].transpose(_permutation(call))))
+    shape = getattr(call.ty, "shape", None)
+    if call.op.name in ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"):
+        extents = [as_int(d) for d in shape]
+        return None if None in extents else relax.const(np.ascontiguousarray(arrays[0].reshape(extents)))
+    if call.op.name in _FOLDED and len(tensors) == len(call.args) and _dtype(call).startswith("float"):
+        value = _FOLDED[call.op.name](*arrays)
+        return relax.const(np.asarray(value, dtype=arrays[0].dtype))
+    return None
+
+
+# Permutes and reshapes
+
+
+@rule("permute_dims")
+def _permute(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    inner = self.definition(call.args[0])
+    if not _is(inner, "permute_dims"):
+        return None
+    before, after = _permutation(inner), _permutation(call)
+    axes = [before[a] for a in after]
+    if axes == sorted(axes):
+        return inner.args[0]
+    return op.permute_dims(inner.args[0], axes)
+
+
+@rule("reshape", "flatten", "squeeze")
+def _reshape(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    """[n, c, 1, 1] and [n, 1, 1, c] hold the same elements in the same order."""
+    last = self.beneath(call.args[0])
+    if last is None or any(as_int(d) != 1 for d in shape_of(last)[1:-1]):
+        return None
+    return op.reshape(last, shape_of(call))
+
+
+# Matrix products
+
+
+@rule("matmul")
+def _matmul(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    a, b = call.args
+    if {_dtype(a), _dtype(b), _dtype(call)} != {"float32"} or min(rank(a), rank(b)) < 2:
+        return None
+    weight = constant(b)
+    if weight is not None and weight.ndim == 2:
+        return gemm.matmul_constant(self.builder_, a, weight, self.machine)
+    a, a_axes = _through_permute(self, a)
+    b, b_axes = _through_permute(self, b)
+    return gemm.matmul(self.builder_, a, b, a_axes, b_axes)
+
+
+def _through_permute(self: SelectKernels, value: relax.Expr) -> tuple[relax.Expr, list[int]]:
+    bound = self.definition(value)
+    if _is(bound, "permute_dims"):
+        return bound.args[0], _permutation(bound)
+    return value, list(range(rank(value)))
+
+
+# Convolutions
+
+
+@rule("nn.conv1d", "nn.conv2d", "nn.conv3d")
+def _convolve(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    x, weight = call.args
+    array = constant(weight)
+    if array is None or _dtype(call) != "float32" or _dtype(x) != "float32":
+        return None
+    attrs = call.attrs
+    if not str(attrs.data_layout).startswith("NC") or not str(attrs.kernel_layout).startswith("OI"):
+        return None
+    ndim = rank(x) - 2
+    padding = [int(p) for p in attrs.padding]
+    window = conv.Window(
+        strides=tuple(int(s) for s in attrs.strides),
+        before=tuple(padding[:ndim]),
+        after=tuple(padding[ndim:]),
+        dilation=tuple(int(d) for d in attrs.dilation),
+        spread=(1,) * ndim,
+    )
+    last = self.channels_last(x)
+    return self.channels_first(conv.convolution(self.builder_, last, array, window, int(attrs.groups), self.machine))
+
+
+@rule("nn.conv1d_transpose", "nn.conv2d_transpose", "nn.conv3d_transpose")
+def _convolve_transposed(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    """The gradient of a convolution: a convolution by the mirrored kernel over an input spread by the stride."""
+    x, weight = call.args
+    array = constant(weight)
+    if array is None or _dtype(call) != "float32" or _dtype(x) != "float32":
+        return None
+    attrs = call.attrs
+    if not str(attrs.data_layout).startswith("NC") or not str(attrs.kernel_layout).startswith("IO"):
+        return None
+    ndim, groups = rank(x) - 2, int(attrs.groups)
+    inputs, outputs, *kernel = array.shape
+    mirrored = np.flip(array, axis=tuple(range(2, 2 + ndim)))
+    grouped = mirrored.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
+    filters = np.ascontiguousarray(grouped.reshape(groups * outputs, inputs // groups, *kernel))
+    padding = [int(p) for p in attrs.padding]
+    reach = [(k - 1) * int(d) for k, d in zip(kernel, attrs.dilation, strict=True)]
+    extra = [int(p) for p in attrs.output_padding]
+    before = tuple(r - p for r, p in zip(reach, padding[:ndim], strict=True))
+    after = tuple(r - p + e for r, p, e in zip(reach, padding[ndim:], extra, strict=True))
+    if min((*before, *after)) < 0:
+        return None  # padding beyond the kernel crops; TVM's equations do that
+    window = conv.Window(
+        strides=(1,) * ndim,
+        before=before,
+        after=after,
+        dilation=tuple(int(d) for d in attrs.dilation),
+        spread=tuple(int(s) for s in attrs.strides),
+    )
+    last = self.channels_last(x)
+    return self.channels_first(conv.convolution(self.builder_, last, filters, window, groups, self.machine))
+
+
+# Pools and reductions over space
+
+
+def _pool_rule(kind: str) -> Rule:
+    def apply(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+        last = self.beneath(call.args[0])
+        if last is None or not str(call.attrs.layout).startswith("NC"):
+            return None
+        return self.channels_first(pool.pool(self.builder_, last, kind, shape_of(call)[2:], call.attrs))
+
+    return apply
+
+
+for _rank in (1, 2, 3):
+    rule(f"nn.max_pool{_rank}d")(_pool_rule("max"))
+    rule(f"nn.avg_pool{_rank}d")(_pool_rule("avg"))
+
+
+@rule("nn.adaptive_avg_pool1d", "nn.adaptive_avg_pool2d", "nn.adaptive_avg_pool3d")
+def _adaptive(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    last = self.beneath(call.args[0])
+    extents = shape_of(call)[2:]
+    if last is None or any(as_int(e) is None for e in extents):
+        return None
+    return self.channels_first(pool.adaptive_average(self.builder_, last, extents))
+
+
+@rule("mean", "sum", "max", "min")
+def _reduce(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    last = self.beneath(call.args[0])
+    if last is None or call.attrs.axis is None:
+        return None
+    ndim = rank(last)
+    where = to_first(ndim)
+    axes = [where[int(a) % ndim] for a in call.attrs.axis]
+    function = getattr(op, call.op.name.removeprefix("relax."))
+    if bool(call.attrs.keepdims):
+        return self.channels_first(function(last, axis=axes, keepdims=True))
+    left = [a for a in range(ndim) if a not in axes]  # in the order of `last`
+    wanted = [a for a in where if a not in axes]
+    reduced = function(last, axis=axes)
+    return reduced if left == wanted else op.permute_dims(self.emit(reduced), [left.index(a) for a in wanted])
+
+
+# Pointwise operators: the permute moves behind them
+
+_UNARY = (
+    "nn.relu nn.relu6 nn.leakyrelu nn.gelu nn.gelu_tanh nn.silu nn.selu nn.softplus exp log sqrt rsqrt tanh sigmoid erf "
+    "abs negative square clip floor ceil round sin cos astype"
+).split()
+_BINARY = (
+    "add subtract multiply divide maximum minimum power greater greater_equal less less_equal equal not_equal"
+).split()
+
+
+@rule(*_UNARY)
+def _unary(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    last = self.beneath(call.args[0])
+    if last is None:
+        return None
+    return self.channels_first(relax.Call(call.op, [last, *call.args[1:]], call.attrs))
+
+
+@rule(*_BINARY, "where")
+def _binary(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    beneath = [self.beneath(a) for a in call.args]
+    known = [b for b in beneath if b is not None]
+    if not known or rank(call) != rank(known[0]):
+        return None
+    folded = _scale_filters(self, call)
+    if folded is not None:
+        return folded
+    arguments = [b if b is not None else _follow(self, a, rank(call)) for b, a in zip(beneath, call.args, strict=True)]
+    if any(a is None for a in arguments):
+        return None
+    return self.channels_first(relax.Call(call.op, arguments, call.attrs))
+
+
+def _follow(self: SelectKernels, value: relax.Expr, ndim: int) -> relax.Expr | None:
+    """An operand that is broadcast against a channels-first value, in channels-last order."""
+    own = rank(value)
+    if own == 0:
+        return value
+    if own < ndim:
+        array = constant(value)
+        if array is not None:
+            value = relax.const(array.reshape((1,) * (ndim - own) + array.shape))
+        else:
+            value = self.emit(op.reshape(value, [1] * (ndim - own) + shape_of(value)))
+    return self.channels_last(value)
+
+
+def _scale_filters(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    return None
+
+
+@rule("concat")
+def _concat(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    values = self.definition_tuple(call.args[0]) if hasattr(self, "definition_tuple") else None
+    return values
+
+
+# Normalisations
+
+
+@rule("nn.softmax", "nn.log_softmax")
+def _softmax(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    """TVM's equations for the last axis are what we want; another axis is moved there first."""
+    ndim, axis = rank(call), int(call.attrs.axis) % rank(call)
+    function = getattr(op.nn, call.op.name.removeprefix("relax.nn."))
+    last = self.beneath(call.args[0])
+    if last is not None and axis == 1:
+        return self.channels_first(function(last, -1))
+    if axis == ndim - 1:
+        return None
+    axes = [a for a in range(ndim) if a != axis] + [axis]
+    moved = self.emit(function(self.emit(op.permute_dims(call.args[0], axes)), -1))
+    return op.permute_dims(moved, [axes.index(a) for a in range(ndim)])
+
+
+@rule("nn.layer_norm")
+def _layer_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    x, scale, shift = call.args
+    attrs = call.attrs
+    axes = [int(a) % rank(x) for a in attrs.axes]
+    if axes != list(range(rank(x) - len(axes), rank(x))):
+        return None
+    return norms.layer_norm(
+        self.builder_, x, scale if attrs.scale else None, shift if attrs.center else None, len(axes), float(attrs.epsilon)
+    )
+
+
+@rule("nn.rms_norm")
+def _rms_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    x, scale = call.args
+    axes = [int(a) % rank(x) for a in call.attrs.axes]
+    if axes != list(range(rank(x) - len(axes), rank(x))):
+        return None
+    return norms.layer_norm(self.builder_, x, scale, None, len(axes), float(call.attrs.epsilon), centre=False)
+
+
+@rule("nn.group_norm", "nn.instance_norm")
+def _group_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    x, scale, shift = call.args
+    attrs = call.attrs
+    ndim = rank(x)
+    channel = int(attrs.channel_axis) % ndim
+    if channel != 1 or sorted(int(a) % ndim for a in attrs.axes) != list(range(2, ndim)):
+        return None
+    channels = as_int(shape_of(x)[1])
+    groups = int(attrs.num_groups) if call.op.name == "relax.nn.group_norm" else channels
+    if groups is None:
+        return None
+    scale, shift = (scale if attrs.scale else None), (shift if attrs.center else None)
+    last = self.beneath(x)
+    if last is None:
+        return norms.group_norm(self.builder_, x, scale, shift, groups, 1, float(attrs.epsilon))
+    result = norms.group_norm(self.builder_, last, scale, shift, groups, ndim - 1, float(attrs.epsilon))
+    return self.channels_first(result)
+
+
+@rule("nn.batch_norm")
+def _batch_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    """At inference a batch norm is a multiplication and an addition, which follow a convolution into its registers."""
+    arrays = [constant(a) for a in call.args[1:]]
+    if bool(call.attrs.training) or any(a is None for a in arrays):
+        return None
+    return None
+
+
+def shape_of(value: relax.Expr) -> Sequence[Expr]:
+    return list(value.ty.shape)
+
+
+__all__ = ["SelectKernels", "constant", "rule", "tirx"]

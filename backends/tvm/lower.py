@@ -1,0 +1,181 @@
+"""Our IR to Relax, directly.
+
+Each op has a short function in `backends/tvm/lowerings/` that spells it with Relax operators; an op without one is decomposed
+first. Weights become constants; symbolic dimensions become TIR variables; regions are lowered in place, on the values
+that their op gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax, tirx
+
+from archc.ir.diagnostics import fail
+from archc.ir.dims import Dim, FloorDiv, Symbol
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import OpDef
+from archc.ir.types import NUMPY_NAMES, TensorType
+
+Expr = Any  # a Relax expression
+
+
+@dataclass(slots=True)
+class TvmNode:
+    """One node while it is lowered: its arguments as Relax expressions, and what lowerings write with."""
+
+    node: Node
+    lowerer: Lowerer
+    args: tuple[Expr, ...]
+
+    @property
+    def p(self) -> Any:
+        """The op's parameters."""
+        return self.node.params
+
+    @property
+    def x(self) -> Expr:
+        """The first operand."""
+        return self.args[0]
+
+    @property
+    def type(self) -> TensorType:
+        """The type of the first result."""
+        return self.node.outputs[0].type
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the first result, as Relax knows it."""
+        return NUMPY_NAMES[self.type.dtype]
+
+    def weight(self, role: str) -> Expr | None:
+        """A weight as a constant, or None when the node has none of that role."""
+        parameter = self.node.weights.get(role)
+        return None if parameter is None else self.lowerer.constant(self.lowerer.weights[parameter.name])
+
+    def array(self, role: str) -> NDArray[Any] | None:
+        """A weight as an array, for lowerings that rearrange it while compiling."""
+        parameter = self.node.weights.get(role)
+        return None if parameter is None else self.lowerer.weights[parameter.name]
+
+    def const(self, value: Any, dtype: str | None = None) -> Expr:
+        """A constant of the result's dtype (or `dtype`)."""
+        return self.lowerer.constant(np.asarray(value, dtype=dtype or self.dtype))
+
+    def emit(self, expr: Expr) -> Expr:
+        """Name an expression, so that it is computed once."""
+        return self.lowerer.bb.emit(expr)
+
+    def shape(self, dims: Sequence[Dim]) -> list[Any]:
+        return [self.lowerer.dim(d) for d in dims]
+
+
+Lower = Callable[[TvmNode], Any]
+LOWERINGS: dict[str, Lower] = {}
+
+
+def lowering(*ops: OpDef[Any]) -> Callable[[Lower], Lower]:
+    """Register how TVM spells an op. The function returns one expression, or a list when the op has several results."""
+
+    def add(function: Lower) -> Lower:
+        for op in ops:
+            assert op.name not in LOWERINGS, f"tvm: `{op.name}` already has a lowering"
+            LOWERINGS[op.name] = function
+        return function
+
+    return add
+
+
+def can_lower(op: OpDef[Any]) -> bool:
+    return op.name in LOWERINGS
+
+
+@dataclass(slots=True)
+class Lowerer:
+    """The state of lowering one network."""
+
+    bb: relax.BlockBuilder
+    weights: Mapping[str, NDArray[Any]]
+    symbols: dict[str, Any] = field(default_factory=dict)
+    values: dict[Value, Expr] = field(default_factory=dict)
+
+    def constant(self, array: NDArray[Any]) -> Expr:
+        return relax.const(np.ascontiguousarray(array) if array.ndim else array)
+
+    def dim(self, dim: Dim) -> Any:
+        """A dimension as Relax knows it: an int, or an int64 expression over the function's variables."""
+        if isinstance(dim, int):
+            return dim
+        total: Any = 0
+        for monomial, coefficient in dim.terms:
+            piece: Any = tirx.IntImm("int64", coefficient)
+            for atom in monomial:
+                piece = piece * self._atom(atom)
+            total = total + piece if isinstance(total, tirx.Expr) else piece
+        return total
+
+    def _atom(self, atom: Any) -> Any:
+        if isinstance(atom, Symbol):
+            return self.symbols[atom.name]
+        a, b = self.dim(atom.numerator), self.dim(atom.denominator)
+        return tirx.floordiv(a, b) if isinstance(atom, FloorDiv) else tirx.floormod(a, b)
+
+    def bind(self, name: str) -> Any:
+        """A fresh variable for a symbolic dimension."""
+        self.symbols[name] = tirx.Var(name, "int64")
+        return self.symbols[name]
+
+    def graph(self, graph: Graph, inputs: Sequence[Expr]) -> list[Expr]:
+        """Lower a graph or region on given inputs; its own symbols must be bound."""
+        self.values.update(zip(graph.inputs, inputs, strict=True))
+        for node in graph.nodes:
+            self.node(node)
+        return [self.values[v] for v in graph.outputs]
+
+    def node(self, node: Node) -> None:
+        lower = LOWERINGS.get(node.op.name)
+        if lower is None:
+            raise fail("E0506", f"`{node.op.name}` has no TVM lowering", node.span, help="see `archc ops` for what has")
+        result = lower(TvmNode(node, self, tuple(self.values[v] for v in node.inputs)))
+        results = result if isinstance(result, list) else [result]
+        assert len(results) == len(node.outputs), f"{node} lowered to {len(results)} results"
+        for value, expr in zip(node.outputs, results, strict=True):
+            self.values[value] = expr if isinstance(expr, relax.Var) else self.bb.emit(expr)
+
+
+def lower(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tvm.IRModule:
+    """A Relax module whose function `main` takes the inputs in order and returns the outputs, flat.
+
+    The graph holds only ops that have a lowering: see `archc.ir.decompose`. `weights` are arrays by parameter name.
+
+    Raises: CompileError E0507 when a symbol of an input cannot be read off a shape (`f32[2*T]` with no bare `T`).
+    """
+    import archc.backends.tvm.lowerings  # noqa: F401  (fills the table)
+
+    bb = relax.BlockBuilder()
+    lowerer = Lowerer(bb, weights)
+    bare = {str(d) for v in graph.inputs for d in v.type.shape}
+    for name in graph.symbols():
+        if name not in bare:
+            raise fail(
+                "E0507",
+                f"the size `{name}` cannot be read off an input",
+                graph.inputs[0].span,
+                label=f"it stands only inside expressions: {', '.join(str(v.type) for v in graph.inputs)}",
+                help=f"give an input an axis that is just `{name}`, or fix it: `--dim {name}=…`",
+            )
+        lowerer.bind(name)
+    inputs = [
+        relax.Var(v.name, relax.TensorType([lowerer.dim(d) for d in v.type.shape], NUMPY_NAMES[v.type.dtype]))
+        for v in graph.inputs
+    ]
+    with bb.function("main", inputs):
+        with bb.dataflow():
+            outputs = [bb.emit_output(o) for o in lowerer.graph(graph, inputs)]
+        bb.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+    return bb.get()
