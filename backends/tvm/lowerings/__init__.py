@@ -1,5 +1,5 @@
 """How TVM spells each op, in files that mirror `ir/ops/`."""
 
-from archc.backends.tvm.lowerings import linear
+from archc.backends.tvm.lowerings import elementwise, linear, shape
 
-__all__ = ["linear"]
+__all__ = ["elementwise", "linear", "shape"]

@@ -1,0 +1,176 @@
+"""Arithmetic, comparisons and activations, element by element.
+
+The kernels of `backends/tvm/cpu` give `maximum` and `minimum` PyTorch's NaN; Relax alone would drop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax
+
+from archc.backends.tvm.lower import TvmNode, lowering
+from archc.ir.op import OpDef
+from archc.ir.ops import activations as act
+from archc.ir.ops import elementwise as ew
+from archc.ir.ops.shape import CAST, IDENTITY
+from archc.ir.types import FLOATS, NUMPY_NAMES
+
+op = relax.op
+
+
+def _plain(table: dict[OpDef[Any], Callable[..., Any]]) -> None:
+    """Ops that Relax has under another name."""
+    for definition, function in table.items():
+        lowering(definition)(lambda n, function=function: function(*n.args))
+
+
+_plain(
+    {
+        ew.ADD: op.add,
+        ew.SUB: op.subtract,
+        ew.MUL: op.multiply,
+        ew.DIV: op.divide,
+        ew.POW: op.power,
+        ew.MINIMUM: op.minimum,
+        ew.MAXIMUM: op.maximum,
+        ew.EQ: op.equal,
+        ew.NE: op.not_equal,
+        ew.LT: op.less,
+        ew.LE: op.less_equal,
+        ew.GT: op.greater,
+        ew.GE: op.greater_equal,
+        ew.LOGICAL_AND: op.logical_and,
+        ew.LOGICAL_OR: op.logical_or,
+        ew.LOGICAL_NOT: op.logical_not,
+        ew.WHERE: op.where,
+        ew.NEG: op.negative,
+        ew.ABS: op.abs,
+        ew.EXP: op.exp,
+        ew.LOG: op.log,
+        ew.SQRT: op.sqrt,
+        ew.RSQRT: op.rsqrt,
+        ew.SIN: op.sin,
+        ew.COS: op.cos,
+        ew.ERF: op.erf,
+        ew.FLOOR: op.floor,
+        ew.CEIL: op.ceil,
+        act.RELU: op.nn.relu,
+        act.SIGMOID: op.sigmoid,
+        act.SILU: op.nn.silu,
+        act.TANH: op.tanh,
+        IDENTITY: lambda x: x,
+        act.DROPOUT: lambda x: x,  # an artifact does not train
+    }
+)
+
+
+@lowering(ew.SQUARE)
+def _square(n: TvmNode) -> Any:
+    return op.multiply(n.x, n.x)
+
+
+@lowering(ew.RECIPROCAL)
+def _reciprocal(n: TvmNode) -> Any:
+    return op.divide(n.const(1), n.x)
+
+
+@lowering(ew.SIGN)
+def _sign(n: TvmNode) -> Any:
+    zero, one = n.const(0), n.const(1)
+    return op.subtract(op.where(op.greater(n.x, zero), one, zero), op.where(op.less(n.x, zero), one, zero))
+
+
+@lowering(ew.EXPM1)
+def _expm1(n: TvmNode) -> Any:
+    """Kahan: `(u - 1) x / log u` with `u = exp x` is precise near 0; `u - 1` is elsewhere."""
+    one = n.const(1)
+    u = n.emit(op.exp(n.x))
+    less = n.emit(op.subtract(u, one))
+    precise = op.divide(op.multiply(less, n.x), op.log(u))
+    far = op.logical_or(op.greater(op.abs(n.x), one), op.not_equal(n.x, n.x))
+    return op.where(op.equal(u, one), n.x, op.where(far, less, precise))
+
+
+@lowering(ew.LOG1P)
+def _log1p(n: TvmNode) -> Any:
+    return _log1p_of(n, n.x)
+
+
+def _log1p_of(n: TvmNode, x: Any) -> Any:
+    """Kahan: `log(u) x / (u - 1)` with `u = 1 + x`."""
+    one = n.const(1)
+    u = n.emit(op.add(x, one))
+    log = n.emit(op.log(u))
+    precise = op.divide(op.multiply(log, x), op.subtract(u, one))
+    infinite = op.equal(u, n.const(float("inf")))
+    return op.where(op.equal(u, one), x, op.where(infinite, log, precise))
+
+
+@lowering(ew.CLAMP)
+def _clamp(n: TvmNode) -> Any:
+    x = n.x
+    if n.p.min is not None:
+        x = op.maximum(x, n.const(n.p.min))
+    return x if n.p.max is None else op.minimum(x, n.const(n.p.max))
+
+
+@lowering(act.RELU6)
+def _relu6(n: TvmNode) -> Any:
+    return op.minimum(op.maximum(n.x, n.const(0)), n.const(6))
+
+
+@lowering(act.LEAKY_RELU)
+def _leaky_relu(n: TvmNode) -> Any:
+    return op.where(op.greater(n.x, n.const(0)), n.x, op.multiply(n.x, n.const(n.p.negative_slope)))
+
+
+@lowering(act.PRELU)
+def _prelu(n: TvmNode) -> Any:
+    slope = n.array("weight")
+    assert slope is not None
+    rank = n.type.rank
+    shape = (1,) * rank if slope.size == 1 else (1, slope.size) + (1,) * (rank - 2)
+    return op.where(op.greater(n.x, n.const(0)), n.x, op.multiply(n.x, n.const(slope.reshape(shape))))
+
+
+@lowering(act.ELU)
+def _elu(n: TvmNode) -> Any:
+    negative = op.multiply(n.const(n.p.alpha), op.subtract(op.exp(op.minimum(n.x, n.const(0))), n.const(1)))
+    return op.where(op.greater(n.x, n.const(0)), n.x, negative)
+
+
+@lowering(act.GELU)
+def _gelu(n: TvmNode) -> Any:
+    return op.nn.gelu_tanh(n.x) if n.p.approximate == "tanh" else op.nn.gelu(n.x)
+
+
+@lowering(act.SOFTPLUS)
+def _softplus(n: TvmNode) -> Any:
+    scaled = n.emit(op.multiply(n.x, n.const(n.p.beta)))
+    # log(1 + e^z) = max(z, 0) + log1p(e^-|z|)
+    soft = op.add(op.maximum(scaled, n.const(0)), _log1p_of(n, n.emit(op.exp(op.negative(op.abs(scaled))))))
+    return op.where(op.greater(scaled, n.const(n.p.threshold)), n.x, op.divide(soft, n.const(n.p.beta)))
+
+
+@lowering(act.SOFTMAX)
+def _softmax(n: TvmNode) -> Any:
+    return op.nn.softmax(n.x, axis=n.p.axis)
+
+
+@lowering(act.LOG_SOFTMAX)
+def _log_softmax(n: TvmNode) -> Any:
+    return op.nn.log_softmax(n.x, axis=n.p.axis)
+
+
+@lowering(CAST)
+def _cast(n: TvmNode) -> Any:
+    source, target = n.node.inputs[0].type.dtype, n.p.dtype
+    if source == target:
+        return n.x
+    if target == "bool":
+        return op.not_equal(n.x, n.const(0, NUMPY_NAMES[source]))
+    if source in FLOATS and target == "i8":  # out of range is undefined in C; go through a wide integer as PyTorch does
+        return op.astype(op.astype(n.x, "int64"), "int8")
+    return op.astype(n.x, NUMPY_NAMES[target])

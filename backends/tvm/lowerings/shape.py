@@ -1,0 +1,155 @@
+"""Views, joins and pieces, reductions, look-ups and constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from archc.backends.tvm.lower import TvmNode, lowering
+from archc.ir.ops import constants, index, reduce, shape
+from archc.ir.ops.pieces import pad_widths, selected, slice_bounds
+from archc.ir.types import FLOATS, NUMPY_NAMES
+
+op = relax.op
+
+
+@lowering(shape.RESHAPE, shape.FLATTEN, shape.UNFLATTEN, shape.SQUEEZE, shape.UNSQUEEZE)
+def _reshape(n: TvmNode) -> Any:
+    return op.reshape(n.x, n.shape(n.type.shape))
+
+
+@lowering(shape.PERMUTE)
+def _permute(n: TvmNode) -> Any:
+    return op.permute_dims(n.x, [a % n.type.rank for a in n.p.order])
+
+
+@lowering(shape.TRANSPOSE)
+def _transpose(n: TvmNode) -> Any:
+    rank = n.type.rank
+    return op.permute_dims(n.x, shape.swapped(rank, n.p.a % rank, n.p.b % rank))
+
+
+@lowering(shape.EXPAND)
+def _expand(n: TvmNode) -> Any:
+    return op.broadcast_to(n.x, n.shape(n.type.shape))
+
+
+@lowering(shape.CONCAT)
+def _concat(n: TvmNode) -> Any:
+    return n.x if len(n.args) == 1 else op.concat(list(n.args), axis=n.p.axis % n.type.rank)
+
+
+@lowering(shape.STACK)
+def _stack(n: TvmNode) -> Any:
+    axis = n.p.axis % n.type.rank
+    return op.concat([op.expand_dims(x, axis) for x in n.args], axis=axis)
+
+
+@lowering(shape.SPLIT)
+def _split(n: TvmNode) -> Any:
+    axis = n.p.axis % n.type.rank
+    results, start = [], 0
+    for value in n.node.outputs:
+        stop = start + value.type.shape[axis]  # type: ignore[operator]
+        results.append(n.emit(op.strided_slice(n.x, [axis], n.shape([start]), n.shape([stop]))))  # type: ignore[list-item]
+        start = stop  # type: ignore[assignment]
+    return results
+
+
+@lowering(shape.SLICE)
+def _slice(n: TvmNode) -> Any:
+    start, stop = slice_bounds(n.node.call)
+    axis = n.p.axis % n.type.rank
+    return op.strided_slice(n.x, [axis], n.shape([start]), n.shape([stop]), [n.p.step])
+
+
+@lowering(shape.SELECT)
+def _select(n: TvmNode) -> Any:
+    at = selected(n.node.call)
+    axis = n.p.axis % n.node.inputs[0].type.rank
+    return op.squeeze(op.strided_slice(n.x, [axis], n.shape([at]), n.shape([at + 1])), [axis])
+
+
+@lowering(shape.PAD)
+def _pad(n: TvmNode) -> Any:
+    widths = pad_widths(n.node.call)
+    if n.p.mode == "constant":
+        return op.nn.pad(n.x, [w for pair in widths for w in pair], pad_value=n.p.value)
+    result = n.x
+    for axis, ((before, after), size) in enumerate(zip(widths, n.node.inputs[0].type.shape, strict=True)):
+        if before or after:
+            result = n.emit(op.concat(_borders(n, result, axis, before, after, size), axis=axis))
+    return result
+
+
+def _borders(n: TvmNode, x: Any, axis: int, before: int, after: int, size: Any) -> list[Any]:
+    """A row of slices: what stands before the axis, the axis, what stands behind it."""
+
+    def row(at: Any) -> Any:
+        return op.strided_slice(x, [axis], n.shape([at]), n.shape([at + 1]))
+
+    mode = n.p.mode
+    left = {"reflect": range(before, 0, -1), "replicate": [0] * before, "circular": range(-before, 0)}[mode]
+    right = {"reflect": range(-2, -2 - after, -1), "replicate": [-1] * after, "circular": range(after)}[mode]
+    pieces = [[row(i if i >= 0 else size + i) for i in side] for side in (left, right)]
+    return [n.emit(p) for p in [*pieces[0], x, *pieces[1]]]
+
+
+@lowering(constants.CONSTANT)
+def _constant(n: TvmNode) -> Any:
+    return n.const(np.asarray(n.p.value))
+
+
+@lowering(constants.PARAMETER, constants.BUFFER)
+def _parameter(n: TvmNode) -> Any:
+    return n.weight("weight")
+
+
+def _reduction_axes(n: TvmNode) -> list[int]:
+    return list(n.node.call.axes(n.p.axis))
+
+
+def _operand(n: TvmNode) -> Any:
+    """The operand in the result's dtype: sums of integers are made in i64."""
+    source = n.node.inputs[0].type.dtype
+    return n.x if source in FLOATS else op.astype(n.x, n.dtype)
+
+
+@lowering(reduce.SUM)
+def _sum(n: TvmNode) -> Any:
+    return op.sum(_operand(n), _reduction_axes(n), n.p.keepdim)
+
+
+@lowering(reduce.MEAN)
+def _mean(n: TvmNode) -> Any:
+    return op.mean(n.x, _reduction_axes(n), n.p.keepdim)
+
+
+@lowering(reduce.MAX)
+def _max(n: TvmNode) -> Any:
+    return op.max(n.x, _reduction_axes(n), n.p.keepdim)
+
+
+@lowering(reduce.MIN)
+def _min(n: TvmNode) -> Any:
+    return op.min(n.x, _reduction_axes(n), n.p.keepdim)
+
+
+@lowering(reduce.CUMSUM)
+def _cumsum(n: TvmNode) -> Any:
+    return op.cumsum(_operand(n), axis=n.p.axis % n.type.rank, dtype=n.dtype)
+
+
+@lowering(reduce.ANY, reduce.ALL)
+def _any_all(n: TvmNode) -> Any:
+    number = op.astype(n.x, "int8")
+    function = op.max if n.node.op is reduce.ANY else op.min
+    return op.astype(function(number, _reduction_axes(n), n.p.keepdim), "bool")
+
+
+@lowering(index.ONE_HOT)
+def _one_hot(n: TvmNode) -> Any:
+    classes = n.const(np.arange(n.p.num_classes), NUMPY_NAMES[n.node.inputs[0].type.dtype])
+    return op.astype(op.equal(op.expand_dims(n.x, -1), classes), n.dtype)
