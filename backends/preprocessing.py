@@ -94,8 +94,8 @@ class Preprocessing(BaseModel):
 def read_image(path: Path | str, size: int, channels: int) -> Array:
     """An image as u8[channels, size, size]: shorter side scaled to `size`, the centre cut out, upright by its EXIF.
 
-    Raises E0611 for a missing file, E0612 for what is not an image, is broken, or would unpack to more than 64 million pixels. The size is judged
-    by the header, before anything is unpacked.
+    Raises E0611 for a missing file, E0612 for what is not an image, is broken, or would unpack to more than 64 million
+    pixels. The size is judged by the header, before anything is unpacked.
     """
     from PIL import Image, ImageOps
 

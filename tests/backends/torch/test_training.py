@@ -188,6 +188,8 @@ def test_sgd_resumes_exactly_too_and_stop_after_epoch_is_unfinished(tmp_path: Pa
     whole = train(resumed, task, options, checkpoint=path, resume=True)
     assert whole.finished
     assert state_bytes(resumed) == state_bytes(straight)
+    again = train(net(), task, options, checkpoint=path, resume=True)  # nothing is left to do
+    assert {**again.to_json(), "seconds": 0} == {**whole.to_json(), "seconds": 0}
 
 
 def test_ctrl_c_saves_and_a_second_program_goes_on(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from archc.backends.preprocessing import Preprocessing
@@ -203,6 +204,21 @@ def test_hostile_pictures_are_refused_all_at_once(flowers: Path, tmp_path: Path)
     assert "outside the folder" in labels["link.png"]
 
 
+def test_a_missing_picture_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="E0611") as caught:
+        load_task("digits").preprocessing.image(tmp_path / "absent.png")
+    assert caught.value.exit_code == 2
+
+
+def test_a_digit_as_a_picture_reaches_the_network_as_in_training(tmp_path: Path) -> None:
+    task = load_task("digits")
+    raw, _ = rows(task, "test")
+    pixels = (raw[0, 0].numpy() * (255 / 16)).round().astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "digit.png")
+    seen = task.preprocessing.apply(task.preprocessing.image(tmp_path / "digit.png"))
+    np.testing.assert_allclose(seen, task.preprocessing.apply(raw[:1].numpy()), atol=0.01)
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     assert refused(f"images:{tmp_path / 'absent'}")[0].code == "E0611"
     paint(tmp_path / "one" / "rose" / "0.png", (1, 1, 1))
@@ -338,6 +354,15 @@ def test_another_package_adds_a_task_by_an_entry_point(tmp_path: Path, monkeypat
             assert (task.name, task.data_sha256, len(task.splits["train"])) == ("parity", "yes", 106)
         else:
             assert [(d.code, d.message) for d in refused("parity")] == [("E0610", problem)]
+
+
+def test_preprocessing_scales_by_channel_whatever_the_rank() -> None:
+    half, channels = Preprocessing(scale=0.5), Preprocessing(mean=(1, 2), std=(1, 4))
+    assert half.apply(np.array([2, 4])).tolist() == [1, 2]
+    assert channels.apply(np.full((1, 2, 1, 1), 6.0)).ravel().tolist() == [5, 1]
+    for nonsense in ({"std": (0.0,)}, {"scale": float("nan")}, {"mean": (float("inf"),)}):
+        with pytest.raises(ValidationError):
+            Preprocessing.model_validate(nonsense)
 
 
 def test_preprocessing_survives_the_trip_through_json_exactly() -> None:
