@@ -14,6 +14,7 @@ from archc.ir.ops import (
     pool,
     reduce,
     shape,
+    structural,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "pool",
     "reduce",
     "shape",
+    "structural",
 ]

@@ -236,9 +236,12 @@ def _decompose_sdpa(b: GraphBuilder, node: Node) -> Sequence[Value]:
     (q, k, v, *masks), p = node.operands, node.call.params
     n, heads, t, d = q.type.shape
     kv, u, e = *k.type.shape[1:3], v.type.shape[3]
-    if p.scale is None and not isinstance(d, int):
+    if p.scale is not None:
+        scale = p.scale
+    elif isinstance(d, int):
+        scale = d**-0.5
+    else:
         return ()
-    scale = p.scale if p.scale is not None else d**-0.5
     r = exact_div(heads, kv)
     assert r is not None
     q = b(MUL, q, scalar(b, scale, q))
@@ -371,7 +374,7 @@ def _reads(letter: str) -> Any:
     """PyTorch's default for a linear map that reads the axis `letter`."""
 
     def rule(p: AttentionParams, shape: tuple[int, ...], dims: Dims) -> Init:
-        size = dims[letter] if letter else p.heads * dims["e"]  # type: ignore[operator]
+        size = dims[letter] if letter else p.heads * dims["e"]
         assert isinstance(size, int)
         return fan_in_uniform(size)
 

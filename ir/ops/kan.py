@@ -227,7 +227,7 @@ def _rational(b: GraphBuilder, node: Node) -> Value:
 def _decompose(b: GraphBuilder, node: Node) -> Sequence[Value]:
     (x,), p, weights = node.operands, node.call.params, node.weights
     if p.basis == "grkan":
-        linear = {role: weights[role] for role in ("weight", "bias") if role in weights}
+        linear = {role: weight for role, weight in weights.items() if role in ("weight", "bias")}
         return [b(LINEAR, _rational(b, node), out=p.out, bias=p.has_bias, weights=linear)]
     basis = {"bspline": _bspline, "fourier": _fourier, "chebyshev": _chebyshev}[p.basis]
     terms = basis(b, b(RESHAPE, x, shape=(*x.type.shape, 1)), p)
