@@ -1,0 +1,297 @@
+"""Binding the arguments of a call: an op's parameters, operands and weights; a definition's formals.
+
+Which arguments are tensors, which are parameters and of what kind is the op's declaration alone; a new op needs nothing
+here. Mistakes are E0204 (unknown argument), E0205 (a value of the wrong kind), E0206 (missing), E0207 (too many).
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import ValidationError
+
+from archc.grammar.syntax import Formal
+from archc.grammar.values import Bundle, Module, Poison, Tensor, describe, flatten, is_number, is_tensor, spell, tensors_of
+from archc.ir.diagnostics import CompileError, Diagnostic, Span, did_you_mean, fail, suggest
+from archc.ir.dims import Dim, Expr
+from archc.ir.op import OpDef, Params
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """The value of one argument, and where it stands."""
+
+    value: Any
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The evaluated arguments of one call at `span`."""
+
+    positional: tuple[Argument, ...]
+    keywords: Mapping[str, Argument]
+    span: Span
+
+    @property
+    def has_tensors(self) -> bool:
+        return any(is_tensor(v) for a in self for v in flatten((a.value,)))
+
+    def __iter__(self) -> Iterable[Argument]:  # type: ignore[override]
+        yield from self.positional
+        yield from self.keywords.values()
+
+
+@dataclass(frozen=True, slots=True)
+class OpArguments:
+    """An op's arguments by what they are for. Of an op with a tied weight the parameters are checked when that is known."""
+
+    params: Params | None
+    operands: tuple[Any, ...] = ()
+    named_operands: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Argument] = field(default_factory=dict)
+    regions: Mapping[str, Argument] = field(default_factory=dict)
+    name: str | None = None
+    unchecked: Mapping[str, Argument] = field(default_factory=dict)
+
+
+def operand_name(declared: str) -> str:
+    """`mask?`, `*xs`, `k=q` -> `mask`, `xs`, `k`."""
+    return declared.removeprefix("*").removesuffix("?").partition("=")[0]
+
+
+def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value: False) -> OpArguments:
+    """Sort the arguments of a call of `op`. `is_weight` tells the values that stand for a shared weight.
+
+    Tensors are operands. Other positional arguments fill the regions, then the parameters, in order of declaration, and
+    what is left over is a number where the op expects a tensor: `add(x, 1)`.
+    """
+    fields = [name for name in op.params.model_fields if name not in _hidden(op)]
+    regions = [name.removeprefix("*") for name in op.regions]
+    operand_names = [operand_name(o) for o in op.operand_names]
+    tied = [role for role, weight in op.weights.items() if weight.tied]
+    params: dict[str, Argument] = {}
+    operands: list[Any] = []
+    named: dict[str, Any] = {}
+    weights: dict[str, Argument] = {}
+    bodies: dict[str, Argument] = {}
+    name: str | None = None
+
+    free = (f for f in fields if f not in arguments.keywords)
+    free_regions = (r for r in regions if r not in arguments.keywords)
+    for argument in arguments.positional:
+        value = argument.value
+        if (found := _operands(value)) is not None:
+            operands += found
+        elif is_weight(value) and tied:
+            weights[tied.pop(0)] = argument
+        elif (region := next(free_regions, None)) is not None:
+            bodies[region] = argument
+        elif (target := next(free, None)) is not None:
+            params[target] = argument
+        elif (is_number(value) or isinstance(value, bool)) and operand_names:
+            operands.append(value)
+        else:
+            raise _too_many(op, fields, argument)
+    for key, argument in arguments.keywords.items():
+        value = argument.value
+        if key in op.weights and (is_weight(value) or (isinstance(value, str) and key not in fields)):
+            weights[key] = argument
+        elif key in op.weights and isinstance(value, str):
+            weights[key] = argument  # `bias = "encoder.bias"` names a weight; `bias = true` is the parameter
+        elif key in regions and not (key in fields and isinstance(value, bool)):
+            bodies[key] = argument
+        elif key in fields:
+            params[key] = argument
+        elif key in operand_names:
+            if value is None:
+                continue
+            if tensors_of(value) is None and not is_number(value):
+                raise wrong_value(op.name, key, "a tensor", argument)
+            named[key] = value
+        elif key == "name":
+            if not isinstance(value, str):
+                raise wrong_value(op.name, key, "a text", argument)
+            name = value
+        else:
+            allowed = [*regions, *fields, *operand_names, "name"]
+            raise _unknown(op.name, key, allowed, argument)
+    late = any(weight.tied for weight in op.weights.values())
+    checked = None if late else validate(op, params, arguments.span)
+    return OpArguments(checked, tuple(operands), named, weights, bodies, name, params)
+
+
+def _hidden(op: OpDef[Any]) -> frozenset[str]:
+    """Parameters that a program does not write: they say which optional regions there are."""
+    return frozenset(name for name in op.regions if name in op.params.model_fields)
+
+
+def _operands(value: Any) -> tuple[Any, ...] | None:
+    """Tensors fed by one positional argument; a list of tensors feeds each."""
+    found = tensors_of(value)
+    if found is None and isinstance(value, tuple) and value and all(isinstance(v, Tensor | Poison) for v in value):
+        return value
+    return found
+
+
+def _too_many(op: OpDef[Any], fields: Sequence[str], argument: Argument) -> CompileError:
+    needs = f"`{op.name}` takes {_listed(fields)}" if fields else f"`{op.name}` takes no arguments"
+    if isinstance(argument.value, Module):
+        return wrong_value(op.name, None, "a tensor", argument)
+    return fail("E0207", f"too many arguments: {needs}", argument.span, label=f"{describe(argument.value)} is left over")
+
+
+def _unknown(what: str, key: str, allowed: Sequence[str], argument: Argument) -> CompileError:
+    return fail(
+        "E0204",
+        f"`{what}` has no argument `{key}`",
+        argument.span,
+        label=f"`{key} = {spell(argument.value)}`",
+        help=did_you_mean(key, allowed) or f"it takes {_listed(allowed)}",
+    )
+
+
+def wrong_value(what: str, key: str | None, needed: str, argument: Argument, help: str | None = None) -> CompileError:
+    """The error for an argument of the wrong kind (E0205)."""
+    subject = f"`{key}` of `{what}`" if key else f"`{what}`"
+    return fail(
+        "E0205", f"{subject} needs {needed}", argument.span, label=f"found {describe(argument.value)}", help=help
+    )
+
+
+def missing(what: str, names: Sequence[str], span: Span) -> CompileError:
+    """The error for arguments that a call lacks (E0206)."""
+    return fail("E0206", f"`{what}` needs {_listed(names)}", span, label="not given here")
+
+
+def validate(op: OpDef[Any], given: Mapping[str, Argument], span: Span) -> Params:
+    """The op's parameters, checked by its schema; a mistake points at the argument."""
+    try:
+        return op.params(**{key: argument.value for key, argument in given.items()})
+    except ValidationError as error:
+        raise CompileError(*_translated(op, given, error, span)) from None
+
+
+def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: ValidationError, span: Span) -> list[Diagnostic]:
+    absent = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing" and len(e["loc"]) == 1]
+    found: dict[str, Diagnostic] = {}
+    if absent:
+        found[""] = missing(op.name, absent, span).diagnostics[0]
+    for e in error.errors():
+        key = str(e["loc"][0]) if e["loc"] else ""
+        if key in found or e["type"] == "missing" and len(e["loc"]) == 1:
+            continue
+        argument = given.get(key)
+        if argument is None:  # a rule about several arguments together
+            message = e["msg"].removeprefix("Value error, ")
+            found.setdefault(key, fail("E0205", f"`{op.name}`: {message}", span, label="here").diagnostics[0])
+            continue
+        if e["type"] in ("value_error", "assertion_error"):
+            needed, help = e["msg"].removeprefix("Value error, "), None
+            error_ = fail("E0205", f"`{key}` of `{op.name}`: {needed}", argument.span, label=describe(argument.value))
+            found[key] = error_.diagnostics[0]
+            continue
+        annotation = _annotation(op.params, key)
+        choices = [c for c in _literals(annotation) if isinstance(c, str)]
+        close = suggest(argument.value, choices) if isinstance(argument.value, str) and choices else None
+        help = f'did you mean "{close}"?' if close else None
+        found[key] = wrong_value(op.name, key, in_words(annotation), argument, help).diagnostics[0]
+    return list(found.values())
+
+
+@cache
+def _annotation(params: type[Params], key: str) -> Any:
+    info = params.model_fields[key]
+    metadata = tuple(info.metadata)
+    return Annotated[(info.annotation, *metadata)] if metadata else info.annotation  # type: ignore[return-value]
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(c for inner in get_args(annotation) for c in _literals(inner))
+
+
+def in_words(annotation: Any) -> str:
+    """What a parameter's annotation admits.
+
+    >>> from pydantic import PositiveInt
+    >>> in_words(PositiveInt | tuple[PositiveInt, ...] | None)
+    'a positive whole number, a list (each a positive whole number) or `none`'
+    """
+    if annotation is Any:
+        return "a value"
+    if annotation == Dim:
+        return "a size"
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bounded(in_words(args[0]), args[1:])
+    if origin in (Union, types.UnionType):
+        words = list(dict.fromkeys(in_words(a) for a in args if a is not Expr))
+        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    if origin is Literal:
+        return " or ".join(spell(a) for a in args)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return f"a list (each {in_words(args[0])})"
+        return f"a list of {len(args)} ({', '.join(map(in_words, args))})"
+    names = {int: "a whole number", float: "a number", bool: "`true` or `false`", str: "a text", Expr: "a dimension"}
+    names |= {type(None): "`none`", tuple: "a list"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _bounded(words: str, metadata: Sequence[Any]) -> str:
+    bounds = [b for m in metadata for b in (m if isinstance(m, annotated_types.GroupedMetadata) else (m,))]
+    for bound in bounds:
+        if isinstance(bound, annotated_types.Gt):
+            words = words.replace("a ", "a positive ", 1) if bound.gt == 0 else f"{words} above {bound.gt}"
+        elif isinstance(bound, annotated_types.Ge):
+            words += f" of at least {bound.ge}"
+        elif isinstance(bound, annotated_types.Lt):
+            words += f" below {bound.lt}"
+        elif isinstance(bound, annotated_types.Le):
+            words += f" of at most {bound.le}"
+    return words
+
+
+def bind_formals(
+    what: str, formals: Sequence[Formal], arguments: Arguments, also: Sequence[str] = ("name",)
+) -> dict[str, Argument]:
+    """The arguments of a call of a definition by formal; those with defaults may be absent.
+
+    Raises: CompileError for unknown (E0204), missing (E0206), doubled and surplus (E0207) arguments.
+    """
+    names = [f.name.text for f in formals]
+    if len(arguments.positional) > len(names):
+        left = arguments.positional[len(names)]
+        takes = f"takes {_listed(names)}" if names else "takes no arguments"
+        raise fail("E0207", f"too many arguments: `{what}` {takes}", left.span, label=f"{describe(left.value)} is left over")
+    bound = dict(zip(names, arguments.positional, strict=False))
+    for key, argument in arguments.keywords.items():
+        if key in bound:
+            raise fail("E0207", f"`{what}` is given `{key}` twice", argument.span, label="also given by position")
+        if key in names:
+            bound[key] = argument
+        elif key not in also:
+            raise _unknown(what, key, [*names, *also], argument)
+    absent = [f.name.text for f in formals if f.default is None and f.name.text not in bound]
+    if absent:
+        raise missing(what, absent, arguments.span)
+    return bound
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"`{n}`" for n in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}" if quoted else "nothing"
+
+
+def bundle_of(items: Sequence[Tensor | Poison]) -> Any:
+    """One tensor as itself, several as a bundle."""
+    return items[0] if len(items) == 1 else Bundle(tuple(items))

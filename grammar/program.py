@@ -1,0 +1,270 @@
+"""A whole program: its parameters, ports and statements, in order, into one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archc.grammar.elaborate import Elaborator, unknown_name
+from archc.grammar.limits import DEFAULT, Limits
+from archc.grammar.naming import Scope
+from archc.grammar.scope import MISSING, PARAMETER_TYPES, Definition, Env, Pending, RuleEntry, check_parameter
+from archc.grammar.signatures import dtype_of, size_of
+from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rule, Share, walk
+from archc.grammar.syntax import Program as ProgramSyntax
+from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, describe
+from archc.ir.diagnostics import CompileError, Note, Span, did_you_mean, fail
+from archc.ir.dims import symbol
+from archc.ir.graph import Graph, Value
+from archc.ir.types import TensorType
+
+
+class Program:
+    """Elaborates one file. `values` are its parameters (`--set`), `dims` sizes of its symbols (`--dim`)."""
+
+    def __init__(
+        self,
+        syntax: ProgramSyntax,
+        values: Mapping[str, Any] | None = None,
+        dims: Mapping[str, int] | None = None,
+        limits: Limits = DEFAULT,
+        elaborator: Elaborator | None = None,
+    ) -> None:
+        self.syntax, self.values, self.dims = syntax, dict(values or {}), dict(dims or {})
+        self.e = elaborator or Elaborator(limits)
+        self.graph = Graph(syntax.name.text if syntax.name is not None else "main", span=syntax.span)
+        self.frame = Frame(self.graph)
+        self.root = Place(self.frame, Scope.root(self.e.names))
+        self.env = Env()
+        self.outputs: dict[str, tuple[Port, TensorType | Poison]] = {}
+        self.requirements: list[Require] = []
+        self.results: dict[str, tuple[Value, Span]] = {}
+
+    def elaborate(self) -> Graph:
+        """The graph.
+
+        Raises: CompileError with every mistake found.
+        """
+        if self.syntax.kind != "arch":
+            raise self._not_an_architecture()
+        self._guarded(self._parameters)
+        self._declare()
+        for item in self.syntax.items:
+            if isinstance(item, Port):
+                self._guarded(lambda item=item: self._port(item), item.name.text)  # type: ignore[misc]
+        self._check_dims()
+        for item in self.syntax.items:
+            if isinstance(item, Let | Share):
+                self.e.statement(item, self.env, self.root)
+            elif isinstance(item, Bind):
+                self._bind(item)
+            elif isinstance(item, Require):
+                self.requirements.append(item)
+        self._finish()
+        for requirement in self.requirements if not self.e.sink.has_errors else ():
+            self._guarded(lambda item=requirement: self._require(item))  # type: ignore[misc]
+        self.e.sink.finish()
+        return self.graph
+
+    def _not_an_architecture(self) -> CompileError:
+        if self.syntax.kind == "space":
+            return fail("E0701", "a space leaves choices open: it is no single architecture", self.syntax.span,
+                        help="draw architectures from it: `archc sample`")  # fmt: skip
+        return fail("E0219", "this file has no `arch` line: it is a library, which other files import", self.syntax.span,
+                    help="begin the file with `arch name`")  # fmt: skip
+
+    def _guarded(self, action: Any, *names: str) -> None:
+        try:
+            action()
+        except CompileError as error:
+            self.e.report(error, self.root)
+            self.env.names.update({name: POISON for name in names})
+
+    # Parameters
+
+    def _parameters(self) -> None:
+        formals = self.syntax.formals
+        for name in self.values.keys() - {f.name.text for f in formals}:
+            known = [f.name.text for f in formals]
+            help = did_you_mean(name, known) or (f"it has {', '.join(known)}" if known else "it has no parameters")
+            self.e.sink.add(*fail("E0215", f"the program has no parameter `{name}`", help=help).diagnostics)
+        for formal in formals:
+            self._guarded(lambda formal=formal: self._parameter(formal), formal.name.text)  # type: ignore[misc]
+
+    def _parameter(self, formal: Formal) -> None:
+        name = formal.name.text
+        if name in self.env.names:
+            raise fail("E0202", f"`{name}` is declared twice", formal.name.span)
+        default = MISSING if formal.default is None else self.e.evaluate(formal.default, self.env, self.root)
+        if name in self.values:
+            value = read_value(self.values[name], formal, default)
+            if isinstance(value, int) and not isinstance(value, bool) and _is_float(formal, default):
+                value = float(value)
+            check_parameter(formal, value, formal.name.span, describe(value), default)
+        elif default is MISSING:
+            raise fail("E0214", f"parameter `{name}` has no value", formal.span, label="it has no default",
+                       help=f"give it one: `--set {name}=…`")  # fmt: skip
+        else:
+            value = default
+            if formal.type is not None and value is not POISON:
+                check_parameter(formal, value, formal.default.span if formal.default else None, describe(value), default)
+        self.env.names[name] = value
+
+    # Declarations
+
+    def _declare(self) -> None:
+        """Make the names of all items known, whatever their order."""
+        spans: dict[str, Span] = {f.name.text: f.name.span for f in self.syntax.formals}
+        for item in self.syntax.items:
+            for name in declared_names(item):
+                text, span = name.text, name.span
+                if text in spans:
+                    error = fail("E0202", f"`{text}` is declared twice", span, label="the second time",
+                                 notes=[Note("the first time", spans[text])])  # fmt: skip
+                    self.e.sink.add(*error.diagnostics)
+                    continue
+                spans[text] = span
+                self.env.names[text] = (
+                    Definition(item, self.env) if isinstance(item, Def)
+                    else RuleEntry(item, self.env) if isinstance(item, Rule)
+                    else Pending(text, span)
+                )  # fmt: skip
+
+    def _port(self, port: Port) -> None:
+        if port.direction == "input":
+            for dim in port.type.dims:
+                for node in walk(dim):
+                    if isinstance(node, Ref) and node.name[:1].isupper() and node.name not in self.env.names:
+                        fixed = self.dims.get(node.name)
+                        self.env.names[node.name] = symbol(node.name) if fixed is None else fixed
+                        self.frame.symbols[node.name] = symbol(node.name)
+        type_ = self._type(port)
+        name = port.name.text
+        if port.direction == "output":
+            self.outputs[name] = (port, type_)
+        elif isinstance(type_, Poison):
+            self.env.names[name] = POISON
+        else:
+            self.env.names[name] = Tensor(self.graph.add_input(name, type_, port.span), self.frame)
+
+    def _type(self, port: Port) -> TensorType | Poison:
+        dtype = dtype_of(port.type)
+        shape = []
+        for dim in port.type.dims:
+            value = self.e.evaluate(dim, self.env, self.root)  # type: ignore[arg-type]  # the parser allows no *rest here
+            if value is POISON:
+                return POISON
+            shape.append(size_of(value, dim.span))
+        return TensorType(tuple(shape), dtype or "f32")
+
+    def _check_dims(self) -> None:
+        declared = {s for s in self.frame.symbols}
+        for name in self.dims.keys() - declared:
+            help = did_you_mean(name, declared)
+            self.e.sink.add(*fail("E0215", f"no input has a dimension `{name}`", help=help).diagnostics)
+        for name in self.dims:
+            self.frame.symbols.pop(name, None)
+
+    # Outputs
+
+    def _bind(self, item: Bind) -> None:
+        try:
+            for name in item.names:
+                if name.text not in self.outputs and not isinstance(self.env.look_up(name.text), Poison):
+                    self.env.names.setdefault(name.text, POISON)
+                    raise fail("E0217", f"`{name.text}` is no output", name.span,
+                               help=did_you_mean(name.text, self.outputs) or f"write `let {name.text} = …`, or declare "
+                               f"`output {name.text}: …`")  # fmt: skip
+            first = next(iter(self.outputs), None)
+            scope = self.root.scope
+            if item.names[0].text != first:
+                scope = scope.statement(item.names[0].text)
+            value = self.e.evaluate(item.value, self.env, self.root.named(scope))
+            if not isinstance(value, Tensor | Bundle | Poison):
+                raise fail("E0331", "an output needs a tensor", item.value.span, label=f"found {describe(value)}")
+            self.e.bind(item.names, value, item.value.span, self.env)
+            for name in item.names:
+                self._check_output(name.text, item)
+        except CompileError as error:
+            self.e.report(error, self.root)
+            self.env.names.update({name.text: POISON for name in item.names})
+
+    def _check_output(self, name: str, item: Bind) -> None:
+        value = self.env.names[name]
+        port, declared = self.outputs[name]
+        if isinstance(value, Bundle):
+            raise fail("E0332", f"output `{name}` is one tensor", item.value.span, label=f"found {describe(value)}")
+        if isinstance(value, Poison):
+            return
+        self.results[name] = (value.value, item.value.span)
+        if not isinstance(declared, Poison) and value.value.type != declared:
+            raise fail(
+                "E0340",
+                f"output `{name}` needs {declared}",
+                item.value.span,
+                label=f"this is {value.value.type}",
+                notes=[Note("declared here", port.type.span)],
+            )
+
+    def _finish(self) -> None:
+        for name, (port, _) in self.outputs.items():
+            if name in self.results:
+                self.graph.outputs.append(self.results[name][0])
+                self.graph.output_names.append(name)
+            elif self.env.names.get(name) is not POISON:
+                error = fail("E0216", f"output `{name}` is not bound", port.span, help=f"add a line `{name} = …`")
+                self.e.sink.add(*error.diagnostics)
+        if not self.outputs and not self.e.sink.has_errors:
+            self.e.sink.add(*fail("E0216", "the program has no output", self.syntax.span,
+                                  help="declare one: `output y: f32[N, 10]`").diagnostics)  # fmt: skip
+
+    def _require(self, item: Require) -> None:
+        from archc.grammar.requirements import check_requirement
+
+        check_requirement(self.e, item, self.graph, self.env, self.root)
+
+
+def _is_float(formal: Formal, default: Any) -> bool:
+    return formal.type.text == "float" if formal.type is not None else isinstance(default, float)
+
+
+def declared_names(item: Any) -> tuple[Any, ...]:
+    """The names that an item of a program declares."""
+    if isinstance(item, Def | Share | Rule | Port):
+        return (item.name,)
+    if isinstance(item, Let):
+        return item.names
+    if isinstance(item, Import):
+        return item.names or ()
+    return ()
+
+
+def read_value(value: Any, formal: Formal, default: Any = MISSING) -> Any:
+    """A value for a parameter; a text from the command line is read as what the parameter wants.
+
+    >>> from archc.grammar.parser import parse
+    >>> read_value("16", parse("arch a(width: int)").formals[0])
+    16
+    """
+    kind = formal.type.text if formal.type is not None else ""
+    wants_text = kind == "str" or (not kind and isinstance(default, str))
+    if not isinstance(value, str) or wants_text:
+        return tuple(value) if isinstance(value, list) else value
+    if value in ("true", "false"):
+        return value == "true"
+    if value == "none":
+        return None
+    for read in (int, float):
+        try:
+            return read(value.replace("_", "") if value[-1:] not in "kMG" else str(_suffixed(value)))
+        except ValueError:
+            continue
+    return value
+
+
+def _suffixed(value: str) -> int | float:
+    number = float(value[:-1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[value[-1]]
+    return int(number) if number.is_integer() else number
+
+
+__all__ = ["PARAMETER_TYPES", "Program", "declared_names", "read_value", "unknown_name"]
