@@ -109,16 +109,22 @@ def main_output(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule gets its own mode back."""
+def keeping_modes(module: nn.Module) -> Iterator[None]:
+    """After the block, every submodule is in the mode (training or evaluation) that it was in before."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, for the block."""
+    with keeping_modes(module), torch.no_grad():
+        module.eval()
+        yield
 
 
 def check_fit(module: nn.Module, task: Task, feed: Feed) -> None:

@@ -23,7 +23,7 @@ from archc.backends.torch.training.checkpoint import (
     to_tensor,
     write_checkpoint,
 )
-from archc.backends.torch.training.evaluate import Feed, WithAux, check_fit, evaluate, main_output
+from archc.backends.torch.training.evaluate import Feed, WithAux, check_fit, evaluate, keeping_modes, main_output
 from archc.backends.torch.training.recipe import Recipe, counter_rng
 from archc.backends.torch.training.report import TrainResult
 from archc.backends.torch.training.tasks import Task
@@ -95,8 +95,8 @@ def train(
 
     With `checkpoint`, state is saved there after every epoch and every minute; `resume` goes on from it. Ctrl-C ends
     the current step, saves, and raises KeyboardInterrupt. `stop_after_epoch` ends early, untested and unfinished, to be
-    resumed later (the schedule is still the recipe's). Training draws on random generators of its own: the caller's are
-    left as they were.
+    resumed later (the schedule is still the recipe's). The caller's random generators and the module's mode are left as
+    they were.
 
     Raises E0615, E0616 (module and task do not fit), E0618 (the loss is not finite; the module has its last good
     weights), E0619 (a checkpoint of another run), E0620 (nothing to train), E0621 (no such device).
@@ -107,7 +107,7 @@ def train(
     feed = Feed(task, device)
     check_fit(module, task, feed)
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _interrupt() as interrupted:
+    with torch.random.fork_rng(devices=cuda), keeping_modes(module), _interrupt() as interrupted:
         torch.manual_seed(recipe.seed)
         run = _Run(module, task, recipe, feed, checkpoint, on_event)
         run.start(resume)
@@ -175,14 +175,8 @@ class _Run:
     def __init__(
         self, module: nn.Module, task: Task, recipe: Recipe, feed: Feed, path: Path | None, on_event: OnEvent
     ) -> None:
-        self.module, self.task, self.recipe, self.feed, self.path, self.on_event = (
-            module,
-            task,
-            recipe,
-            feed,
-            path,
-            on_event,
-        )
+        self.module, self.task, self.recipe = module, task, recipe
+        self.feed, self.path, self.on_event = feed, path, on_event
         self.trained = [p for p in module.parameters() if p.requires_grad]
         if not self.trained:
             raise fail("E0620", "there is nothing to train", label="no parameter of the network takes a gradient")
@@ -295,8 +289,8 @@ class _Run:
         with self._averaged():
             val = evaluate(self.module, self.task, "val", feed=self.feed)
             score = self.task.objective.score(val.metrics)
-            best = self.progress.best_score is None or score > self.progress.best_score
-            if best and math.isfinite(score[0]):
+            best = math.isfinite(score[0]) and (self.progress.best_score is None or score > self.progress.best_score)
+            if best:
                 self.best = self._clone()
                 self.progress.best_score = score
                 self.progress.best_epoch = self.epoch + 1
@@ -314,7 +308,7 @@ class _Run:
             raise self._diverged("every validation loss")
 
     def _diverged(self, what: str) -> CompileError:
-        at = f"at step {self.progress.step} of {self.steps}, epoch {self.progress.step // self.epoch_steps + 1}"
+        at = f"at step {self.progress.step} of {self.steps}, epoch {(self.progress.step - 1) // self.epoch_steps + 1}"
         self.module.load_state_dict(self.best or self.first)
         kept = f"the weights of epoch {self.progress.best_epoch} are kept" if self.best else "no epoch was any good"
         lr = self.recipe.lr

@@ -286,8 +286,26 @@ def test_the_callers_random_numbers_and_modes_are_left_alone() -> None:
     torch.manual_seed(7)
     train(module, task, recipe(task, epochs=1))
     assert torch.equal(torch.rand(3), expected)
-    evaluate(module.train(), task, "val")
-    assert module[1].training
+    assert [part.training for part in module] == [True, False]
+    evaluate(module, task, "val")
+    assert [part.training for part in module] == [True, False]
+
+
+def test_a_validation_that_is_never_finite_keeps_the_first_weights() -> None:
+    class Hidden(nn.Linear):
+        """Sound in training, not in evaluation."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if self.training or not bool(self.bias.any()) else x[:, :3] * math.nan
+
+    task, module, events = load_task("wine"), Hidden(13, 3), list[Event]()
+    nn.init.zeros_(module.bias)
+    before = state_bytes(module)
+    with pytest.raises(CompileError, match="every validation loss is not finite at step 6 of 6, epoch 2") as caught:
+        train(module, task, recipe(task, epochs=2), on_event=events.append)
+    assert "no epoch was any good" in caught.value.diagnostics[0].label
+    assert state_bytes(module) == before
+    assert [e.best for e in events if isinstance(e, Validated)] == [False, False]
 
 
 def test_auxiliary_losses_are_added_and_exits_are_supervised() -> None:
