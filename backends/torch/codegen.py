@@ -60,7 +60,8 @@ class TorchNode:
     """
 
     def __init__(self, node: Node, scope: _Scope, args: Sequence[str]) -> None:
-        self.node, self.p, self.args = node, node.params, tuple(args)
+        self.node, self.args = node, tuple(args)
+        self.p: Any = node.params
         self._scope = scope
         named = [re.sub(r"\W.*", "", name.lstrip("*")) for name in node.op.operand_names]
         self._names = dict.fromkeys([*node.op.weights, *named], "None") | dict(zip(named, self.args, strict=False))
@@ -98,9 +99,10 @@ class TorchNode:
         """Define the nested function of a region before this node; the name it got."""
         return self._scope.region(self.node.regions[index], name)
 
-    def key(self, suffix: str = "") -> str:
-        """The node's name and a suffix, as a string literal: the key of an auxiliary loss."""
-        return repr(self.node.name + suffix)
+    @property
+    def key(self) -> str:
+        """The node's name as a string literal: the key of what it puts into `aux`."""
+        return quoted(self.node.name)
 
 
 def generate(graph: Graph, paths: Mapping[str, Sequence[str]]) -> Source:
@@ -177,7 +179,9 @@ class _Writer:
         body = scope.body(self.graph)
         arguments = "".join(f", {name}: Tensor" for name in formals.values())
         names = "".join(f", {name}" for name in formals.values())
-        result = "Tensor" if len(self.graph.outputs) == 1 else f"tuple[{', '.join(['Tensor'] * len(self.graph.outputs))}]"
+        result = (
+            "Tensor" if len(self.graph.outputs) == 1 else f"tuple[{', '.join(['Tensor'] * len(self.graph.outputs))}]"
+        )
         comment = f'"""{_types(self.graph.inputs)} -> {_types(self.graph.outputs)}"""'
         block = [comment, *entry, *(f"{n} = {e}" for n, e in self.prologue.items()), *body]
         if self.with_aux:
@@ -202,36 +206,40 @@ class _Writer:
         """Check the inputs, and read the symbolic sizes from their shapes."""
         lines = []
         for value, name in formals.items():
-            sizes = tuple_text([str(s) if isinstance(s, int) else repr(str(s)) for s in value.type.shape])
-            lines.append(f"check_input({value.name!r}, {name}, {value.type.dtype!r}, {sizes})")
+            sizes = tuple_text([str(s) if isinstance(s, int) else quoted(str(s)) for s in value.type.shape])
+            lines.append(f"check_input({quoted(value.name)}, {name}, {quoted(value.type.dtype)}, {sizes})")
         waiting = [(v, axis, dim) for v in formals for axis, dim in enumerate(v.type.shape) if not isinstance(dim, int)]
         progress = True
         while progress:
             progress = False
             for item in tuple(waiting):
-                value, axis, dim = item
-                unknown = d.symbols(dim) - scope.known
-                here = f"{formals[value]}.shape[{axis}]"
-                if not unknown:
-                    lines.append(f"check_size({value.name!r}, {axis}, {here}, {scope.size(dim)}, {str(dim)!r})")
-                elif (solution := solve(dim, unknown)) is not None:
-                    symbol, rest, factor = solution
-                    offset = "" if rest == 0 else f" - ({scope.size(rest)})"
-                    exact = f"exact_quotient({value.name!r}, {axis}, {here}{offset}, {scope.size(factor)}, {str(dim)!r})"
-                    lines.append(f"{self.symbols[symbol]} = {exact if factor != 1 else here + offset}")
-                    scope.known.add(symbol)
-                else:
-                    continue
-                waiting.remove(item)
-                progress = True
+                if line := self._read_size(scope, *item):
+                    lines.append(line)
+                    waiting.remove(item)
+                    progress = True
         return lines
+
+    def _read_size(self, scope: _Scope, value: Value, axis: int, dim: Dim) -> str | None:
+        """The line that checks a size of an input, or reads a symbol from it; None when it cannot yet."""
+        place, here = f"{quoted(value.name)}, {axis}", f"{self.inputs[value]}.shape[{axis}]"
+        unknown = d.symbols(dim) - scope.known
+        if not unknown:
+            return f"check_size({place}, {here}, {scope.size(dim)}, {quoted(str(dim))})"
+        solution = solve(dim, unknown)
+        if solution is None:
+            return None
+        symbol, rest, factor = solution
+        size = here if rest == 0 else f"{here} - ({scope.size(rest)})"
+        scope.known.add(symbol)
+        exact = f"exact_quotient({place}, {size}, {factor}, {quoted(str(dim))})"
+        return f"{self.symbols[symbol]} = {exact if factor != 1 else size}"
 
     def parameter(self, parameter: Parameter) -> str:
         """`self.stage.conv.weight`; parts that are no identifiers take `getattr`."""
         text = "self"
         for part in self.paths[parameter.name]:
             plain = part.isidentifier() and not keyword.iskeyword(part) and not part.startswith("__")
-            text = f"{text}.{part}" if plain else f"getattr({text}, {part!r})"
+            text = f"{text}.{part}" if plain else f"getattr({text}, {quoted(part)})"
         return text
 
     def dtype(self, name: str) -> str:
@@ -396,6 +404,12 @@ def tuple_text(items: Sequence[str]) -> str:
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
+def quoted(text: str) -> str:
+    """A string literal, in double quotes where that needs no more escapes."""
+    single = repr(text)
+    return f'"{single[1:-1]}"' if '"' not in single and "\\'" not in single else single
+
+
 def printable(text: str) -> str:
     """A name for a comment: names may hold any character, line breaks too, and must not end the comment."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
@@ -427,6 +441,9 @@ def _wrapped(start: str, expression: str) -> list[str]:
     if call is None:
         return [start + expression]
     function, arguments = call
+    together = f"{INDENT}{', '.join(arguments)}"
+    if len(together) <= WIDTH - 8:
+        return [f"{start}{function}(", together, ")"]
     return [f"{start}{function}(", *(f"{INDENT}{argument}," for argument in arguments), ")"]
 
 
@@ -457,4 +474,3 @@ def _locals() -> Iterator[str]:
 def _types(values: Sequence[Value]) -> str:
     text = ", ".join(f"{v.name}: {v.type}" if v.producer is None else str(v.type) for v in values)
     return printable(text).replace("\\", "/").replace('"""', "'''")
-

@@ -226,3 +226,174 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
         return result
 
     return (polynomial(numerator) / (1 + (polynomial(denominator) * groups).abs())).flatten(-2)
+
+
+Region = Callable[..., Any]
+
+
+@helper
+def add_loss(aux: dict[str, Tensor], key: str, value: Tensor) -> None:
+    """Add to a named loss: what runs several times, as the cell of a scan does, counts several times."""
+    aux[key] = aux[key] + value if key in aux else value
+
+
+@helper
+def moe(
+    x: Tensor,
+    captures: tuple[Tensor, ...],
+    router: Region,
+    experts: tuple[Region, ...],
+    shared: Region | None = None,
+    *,
+    top_k: int,
+    normalize: bool,
+    training: bool,
+    capacity: float | None = None,
+    noise: float = 0.0,
+    balance: float = 0.0,
+    z_loss: float = 0.0,
+    aux: dict[str, Tensor] | None = None,
+    key: str = "",
+) -> Tensor:
+    """A mixture of experts (arXiv:1701.06538): softmax over all experts, then the top_k of them, weighted.
+
+    A row is a token (x without its last axis) or a sample, as the router's logits have it. With a capacity each expert
+    takes the first rows that chose it and drops the others. Run eagerly, an expert computes its own rows only; traced
+    (compiled or exported), where shapes must not depend on values, every expert computes all rows and a mask selects.
+    The numbers are the same unless an expert mixes rows, as a batch norm in training does.
+    """
+    logits = router(x, *captures)
+    batch = logits.shape[:-1]
+    rows, logits = x.flatten(0, len(batch) - 1), logits.flatten(0, len(batch) - 1)
+    if training and noise:
+        logits = logits + noise * torch.randn_like(logits)
+    probabilities = torch.softmax(logits, dim=-1)  # [R, E]
+    top, index = probabilities.topk(top_k, dim=-1)
+    if normalize:
+        top = top / top.sum(dim=-1, keepdim=True)
+    weights = torch.zeros_like(probabilities).scatter(-1, index, top)
+    chosen = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, index, True)
+    if aux is not None and balance:  # E * sum_e f_e P_e, which is 1 when all is balanced (arXiv:2101.03961, eq. 4)
+        share = chosen.to(logits.dtype).mean(dim=0) / top_k
+        add_loss(aux, f"loss/{key}.balance", balance * len(experts) * (share * probabilities.mean(dim=0)).sum())
+    if aux is not None and z_loss:
+        add_loss(aux, f"loss/{key}.z", z_loss * torch.logsumexp(logits, dim=-1).square().mean())
+    if capacity is not None:  # the p-th row of an expert stays when p <= ceil(limit)
+        limit = capacity * rows.shape[0] * top_k / len(experts)
+        chosen = chosen & (chosen.cumsum(dim=0) < limit + 1)
+    total = None if shared is None else shared(rows, *captures)
+    dense = torch.compiler.is_compiling() or rows.shape[0] == 0
+    for e, expert in enumerate(experts):
+        index = None if dense else chosen[:, e].nonzero().squeeze(1)
+        if index is not None and index.shape[0] == 0:
+            continue
+        found = expert(rows if index is None else rows.index_select(0, index), *captures)
+        scale = (weights[:, e] if index is None else weights[:, e].index_select(0, index)).to(found.dtype)
+        found = found * scale.view(-1, *[1] * (found.dim() - 1))
+        if total is None:
+            total = found.new_zeros(rows.shape[0], *found.shape[1:])
+        if index is not None:
+            total = total.index_add(0, index, found)
+        else:  # not a product with 0, which would let the NaN of a row that was not chosen through
+            total = total + torch.where(chosen[:, e].view(-1, *[1] * (found.dim() - 1)), found, 0)
+    assert total is not None
+    return total.unflatten(0, batch)
+
+
+@helper
+def skip(
+    x: Tensor,
+    captures: tuple[Tensor, ...],
+    gate: Region,
+    body: Region,
+    *,
+    hard: bool,
+    by_token: bool,
+    threshold: float,
+    training: bool,
+    kept: int | None = None,
+) -> Tensor:
+    """body(x) where the gate is open, else x; of each sample, or of each token of [N, T, C].
+
+    Training mixes `g * body(x) + (1 - g) * x`; a hard gate is 0 or 1 there and has the gradient of g (straight
+    through). `kept` tokens, those with the largest gates, reach the body in their order when there is a budget.
+    """
+    g = gate(x, *captures)
+    g = g.reshape(*x.shape[: 1 + by_token], *[1] * (x.dim() - 1 - by_token))
+    if kept is not None:
+        best = g.squeeze(-1).argsort(dim=1, descending=True, stable=True)[:, :kept].sort(dim=1).values
+        index = best.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        chosen = x.gather(1, index)
+        found = body(chosen, *captures)
+        if training or not hard:
+            g = g.gather(1, best.unsqueeze(-1))
+            g = 1 + g - g.detach() if hard else g
+            found = g * found + (1 - g) * chosen
+        return x.scatter(1, index, found)
+    if training or not hard:
+        g = (g > threshold).to(g.dtype) + g - g.detach() if hard else g
+        return g * body(x, *captures) + (1 - g) * x
+    is_open = g > threshold
+    if by_token or torch.compiler.is_compiling():
+        return torch.where(is_open, body(x, *captures), x)
+    rows = is_open.flatten().nonzero().squeeze(1)
+    return x.index_copy(0, rows, body(x.index_select(0, rows), *captures)) if rows.shape[0] else x
+
+
+@helper
+def early_exit(
+    x: Tensor,
+    captures: tuple[Tensor, ...],
+    head: Region,
+    rest: Region,
+    *,
+    confidence: str,
+    threshold: float,
+    training: bool,
+    aux: dict[str, Tensor] | None = None,
+    key: str = "",
+) -> Tensor:
+    """The head's logits for samples that it is sure of, those of the rest for the others (arXiv:1709.01686).
+
+    Training returns the rest's for all, and puts the head's into `aux`.
+    """
+    if training:
+        if aux is not None:
+            aux[f"exit/{key}"] = head(x, *captures)
+        return rest(x, *captures)
+    logits = head(x, *captures)
+    probabilities = torch.softmax(logits, dim=-1)
+    if confidence == "max_softmax":
+        sure = probabilities.amax(dim=-1)
+    elif confidence == "margin":
+        first, second = probabilities.topk(2, dim=-1).values.unbind(-1)
+        sure = first - second
+    else:
+        entropy = -(probabilities * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
+        sure = 1 - entropy / math.log(logits.shape[-1])
+    leaves = sure >= threshold
+    if torch.compiler.is_compiling():
+        return torch.where(leaves.unsqueeze(-1), logits, rest(x, *captures))
+    rows = (~leaves).nonzero().squeeze(1)
+    return logits.index_copy(0, rows, rest(x.index_select(0, rows), *captures)) if rows.shape[0] else logits
+
+
+@helper
+def scan(
+    x: Tensor, states: tuple[Tensor, ...], captures: tuple[Tensor, ...], cell: Region, axis: int, reverse: bool
+) -> tuple[Tensor, ...]:
+    """`y, *states = cell(x_t, *states)` along an axis of x; all y stacked along it, then the final states."""
+
+    def step(x_t: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found = cell(x_t, *states, *captures)
+        return found if isinstance(found, tuple) else (found,)
+
+    if x.shape[axis] == 0:  # no step tells the shape of y: one over zeros does
+        y, *_ = step(x.sum(dim=axis), states)
+        return y.unsqueeze(axis).narrow(axis, 0, 0), *states
+    results = []
+    steps = x.unbind(axis)
+    for x_t in reversed(steps) if reverse else steps:
+        y, *states = step(x_t, tuple(states))  # type: ignore[assignment]
+        results.append(y)
+    return torch.stack(results[::-1] if reverse else results, dim=axis), *states
