@@ -70,11 +70,11 @@ def operand_name(declared: str) -> str:
 def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value: False) -> OpArguments:
     """Sort the arguments of a call of `op`. `is_weight` tells the values that stand for a shared weight.
 
-    Tensors are operands. Other positional arguments fill the regions, then the parameters, in order of declaration, and
-    what is left over is a number where the op expects a tensor: `add(x, 1)`.
+    Tensors are operands. Other positional arguments fill the regions, then the parameters, those without a default first,
+    and what is left over is a number where the op expects a tensor: `add(x, 1)`.
     """
-    fields = [name for name in op.params.model_fields if name not in _hidden(op)]
-    regions = [name.removeprefix("*") for name in op.regions]
+    fields = positional_order(op)
+    regions = region_names(op)
     operand_names = [operand_name(o) for o in op.operand_names]
     tied = [role for role, weight in op.weights.items() if weight.tied]
     params: dict[str, Argument] = {}
@@ -106,8 +106,10 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
             weights[key] = argument
         elif key in op.weights and isinstance(value, str):
             weights[key] = argument  # `bias = "encoder.bias"` names a weight; `bias = true` is the parameter
-        elif key in regions and not (key in fields and isinstance(value, bool)):
+        elif key in regions:
             bodies[key] = argument
+        elif key == "state" and op.name == "scan":
+            named["states"] = value
         elif key in fields:
             params[key] = argument
         elif key in operand_names:
@@ -128,9 +130,15 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
     return OpArguments(checked, tuple(operands), named, weights, bodies, name, params)
 
 
-def _hidden(op: OpDef[Any]) -> frozenset[str]:
-    """Parameters that a program does not write: they say which optional regions there are."""
-    return frozenset(name for name in op.regions if name in op.params.model_fields)
+def positional_order(op: OpDef[Any]) -> list[str]:
+    """The parameters that a program may write, in the order of positional arguments: the required ones first."""
+    hidden = {name for name in region_names(op) if name in op.params.model_fields}  # those say which regions there are
+    fields = op.params.model_fields
+    return sorted((name for name in fields if name not in hidden), key=lambda name: not fields[name].is_required())
+
+
+def region_names(op: OpDef[Any]) -> list[str]:
+    return [name.removeprefix("*").removesuffix("?") for name in op.regions]
 
 
 def _operands(value: Any) -> tuple[Any, ...] | None:

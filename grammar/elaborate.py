@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
-from archc.grammar.calls import Argument, Arguments, OpArguments, bind_formals, bundle_of, validate
+from archc.grammar.calls import Argument, Arguments, OpArguments, bind_formals, bundle_of, region_names, validate
 from archc.grammar.constructs import CONSTRUCTS, Construct, repeat
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.modules import (
@@ -158,14 +158,14 @@ class Elaborator:
 
     def _built_in(self, expr: Ref, env: Env, at: Place) -> Any:
         name = expr.name
-        found = CONSTRUCTS.get(name) or REGISTRY.get(name) or at.frame.symbols.get(name)
+        found = CONSTRUCTS.get(name) or REGISTRY.get(name) or at.frame.visible.get(name)
         if found is not None:
             return found
         weight = self._shared_weight_named(name, env)
         found = weight if weight is not None else find_op(name)
         if found is not None:
             return found
-        raise unknown_name(expr, env, at.frame.symbols)
+        raise unknown_name(expr, env, at.frame.visible)
 
     def _shared_weight_named(self, name: str, env: Env) -> SharedWeight | Poison | None:
         """`table.weight`, or `encoder.conv.weight` for a share of several ops."""
@@ -344,7 +344,7 @@ class Elaborator:
             return POISON
         if isinstance(callee, OpDef):
             call = OpRef(callee, expr.span).called(arguments)
-            ready = call.is_complete and not wants_module and not callee.regions
+            ready = call.is_complete and not wants_module
             return self.apply(call, (), at, expr.span) if ready else call
         if isinstance(callee, Construct):
             return callee.make(self, arguments, at)
@@ -355,16 +355,11 @@ class Elaborator:
         return self._feed(callee, arguments, expr, at, wants_module)
 
     def _arguments(self, expr: Call, callee: Any, env: Env, at: Place) -> Arguments:
-        bodies: Callable[[str | None], bool] = (
-            (lambda key: key is None or f"{key}" in names or f"*{key}" in names)
-            if isinstance(callee, OpDef) and (names := callee.regions)
-            else (lambda key: isinstance(callee, Construct))
-        )
-        positional = tuple(
-            [Argument(self.evaluate(a, env, at, wants_module=bodies(None)), a.span) for a in expr.arguments]
-        )
+        bodies = region_names(callee) if isinstance(callee, OpDef) else ()
+        arranges = isinstance(callee, Construct)
+        positional = tuple([Argument(self.evaluate(a, env, at, arranges or bool(bodies)), a.span) for a in expr.arguments])
         keywords = {
-            k.name.text: Argument(self.evaluate(k.value, env, at, wants_module=bodies(k.name.text)), k.value.span)
+            k.name.text: Argument(self.evaluate(k.value, env, at, arranges or k.name.text in bodies), k.value.span)
             for k in expr.keywords
         }
         return Arguments(positional, keywords, expr.span)

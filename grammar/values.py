@@ -38,16 +38,18 @@ class Frame:
     """A graph under construction: the program's, or that of a region with what it captures.
 
     `captures` is one dictionary for all regions of a node: the values of the enclosing frame that they use, in order of
-    first use. `own` maps such a value to the input of this region that stands for it.
+    first use. `own` maps such a value to the input of this region that stands for it. `symbols` are the dimensions that
+    are taken here, `visible` those of regions, which bodies may name.
     """
 
-    __slots__ = ("captures", "graph", "own", "parent", "symbols")
+    __slots__ = ("captures", "graph", "own", "parent", "symbols", "visible")
 
     def __init__(self, graph: Graph, parent: Frame | None = None, captures: dict[Value, None] | None = None) -> None:
         self.graph, self.parent = graph, parent
         self.captures: dict[Value, None] = {} if captures is None else captures
         self.own: dict[Value, Value] = {}
         self.symbols: dict[str, Expr] = {} if parent is None else dict(parent.symbols)
+        self.visible: dict[str, Expr] = {} if parent is None else dict(parent.visible)
 
     def localise(self, tensor: Tensor) -> Value:
         """The value that stands for `tensor` in this frame; a new capture of all frames between, where it must be."""

@@ -1,8 +1,8 @@
 """The typed graph: values, nodes, parameters and regions.
 
-A `Graph` is a list of nodes in topological order. A node applies an op to values; its weights are `Parameter` objects that
-stand apart from nodes, so sharing is plain. Structural ops carry subgraphs (`Node.regions`). A region is closed: a value from
-outside that it uses is a *capture*, an extra input of the node and of each of its regions.
+A `Graph` is a list of nodes in topological order. A node applies an op to values; its weights are `Parameter` objects
+that stand apart from nodes, so sharing is plain. Structural ops carry subgraphs (`Node.regions`). A region is closed: a
+value from outside that it uses is a *capture*, an extra input of the node and of each of its regions.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Graph:
         try:
             bound = bind(op, call)
         except BindError as e:
-            raise _diagnosed(e, inputs, span, trace) from None
+            raise diagnosed(e, inputs, span, trace) from None
         node = Node(op, params, (), (), bound, name or op.name, {}, tuple(regions), len(captures), span, tuple(trace))
         given = weights or {}
         for role, spec in bound.weights.items():
@@ -278,7 +278,8 @@ def _symbols(dim: Any) -> Iterable[str]:
     return symbols(dim)
 
 
-def _diagnosed(e: BindError, inputs: Sequence[Value], span: Span | None, trace: Sequence[Span]) -> Exception:
+def diagnosed(e: BindError, inputs: Sequence[Value], span: Span | None, trace: Sequence[Span]) -> Exception:
+    """A mistake of operands with the places where they come from, and the uses of definitions that led there."""
     places = {v.span: v for i, v in enumerate(inputs) if i in e.operands and v.span is not None and v.span != span}
     notes = [Note(f"{v.type} comes from here", place) for place, v in places.items()]
     notes += [Note("used here", place) for place in trace]
