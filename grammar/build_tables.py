@@ -31,7 +31,7 @@ def lark_parser() -> Lark:
 def build() -> dict[str, Any]:
     """The content of arch.tables.json."""
     lark = lark_parser()
-    table = lark.parser.parser._parse_table  # type: ignore[attr-defined]
+    table = lark.parser.parser._parse_table
     rules = list(lark.rules)
     terminals = lark._build_lexer().terminals  # in the order in which they are tried
     start = table.start_states["start"]

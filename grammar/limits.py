@@ -17,7 +17,7 @@ class Limits:
 
     file_bytes: int = 16 << 20
     """Size of one source file, in bytes; looked up before the file is read."""
-    tokens: int = 4_000_000
+    tokens: int = 2_000_000
     """Words, numbers and signs of one file."""
     nesting: int = 200
     """Brackets, `if`s and prefix operators open at one place, and calls of results of calls."""

@@ -19,7 +19,8 @@ from archc.ir.diagnostics import Span
 STATEMENT_STARTS = frozenset(
     ("_LANGUAGE", "ARCH", "SPACE", "_IMPORT", "INPUT", "OUTPUT", "_DEF", "_SHARE", "_LET", "_RULE", "_REQUIRE")
 )
-_BINDING = re.compile(r"[A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_][\w.]*)*\s*=(?![=>])")
+_BINDING = re.compile(r"[A-Za-z_][\w.]*(?:[ \t]*,[ \t]*[A-Za-z_][\w.]*)*[ \t]*=(?![=>])")
+_FIRST_WORD = re.compile(r"^[ \t]*(?=[A-Za-z_])", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class Token:
 class Fault:
     """A place where the text cannot go on."""
 
-    state: int
-    """Of the automaton; what malformed examples are recognised by."""
+    states: tuple[int, ...]
+    """The topmost two of the automaton; malformed examples are recognised by them."""
     token: Token
     previous: Token | None
     expected: frozenset[str]
@@ -73,10 +74,12 @@ class Machine:
         starts: list[tuple[int, int]] = []  # … and the line and column where it begins
         line, line_start = 1, 0
         last_kind, last_word, end_line, end_column = "", "", 1, 1
-        tokens = depth = skip_to_column = 0
+        tokens = depth = 0
         failed = False
+        matches = self.tables.lexer.finditer(text)
 
-        for match in self.tables.lexer.finditer(text):
+        while True:
+            match = next(matches)  # the END terminal is the last, and leads out of the loop
             kind: str = match.lastgroup  # type: ignore[assignment]  # every alternative is a group
             if kind in ignored:
                 if kind == "NEWLINE":
@@ -88,10 +91,6 @@ class Machine:
             tokens += 1
             if tokens > most_tokens:
                 raise self.limits.exceeded("tokens", tokens, Span(file, line, column, line, column + len(word)))
-            if skip_to_column and kind != END:
-                if column > skip_to_column or not _begins_statement(kind, text, match.start(), line_start):
-                    continue
-                skip_to_column = 0
 
             while True:
                 state = stack[-1]
@@ -108,11 +107,11 @@ class Machine:
                     begin_last = end_column - len(last_word)
                     previous = Token(last_kind, last_word, Span(file, end_line, begin_last, end_line, end_column))
                     fault = Fault(
-                        state,
+                        tuple(stack[-2:]),
                         token,
                         previous if last_kind else None,
                         frozenset(k for k in states[state] if k in self.tables.words and self._accepts(stack, k)),
-                        tuple(_openers(file, values, starts)),
+                        _openers(file, values, starts),
                         None if fresh else Token("", "", Span(file, *starts[kept], *starts[kept])),
                         begins,
                     )
@@ -122,7 +121,10 @@ class Machine:
                     depth = 0
                     if begins and column <= left:
                         continue  # this token begins the next statement
-                    skip_to_column = left
+                    position = self._next_statement(text, match.end(), left)
+                    matches = self.tables.lexer.finditer(text, position)
+                    line += text.count("\n", line_start, position)
+                    line_start = text.rfind("\n", 0, position) + 1
                     break
 
                 if action >= 0:  # shift
@@ -170,7 +172,17 @@ class Machine:
                     starts.append((line, column))
                 values.append(value)
                 stack.append(states[stack[-1]][production.origin])
-        raise AssertionError("the lexer ends with the END terminal")
+
+    def _next_statement(self, text: str, position: int, column: int) -> int:
+        """Where the next line begins with a statement at `column` or to the left of it; else the end of the text."""
+        for start in _FIRST_WORD.finditer(text, text.find("\n", position) + 1 or len(text)):
+            first = self.tables.lexer.match(text, start.end())
+            assert first is not None
+            if start.end() - start.start() < column and _begins_statement(
+                first.lastgroup or "", text, start.end(), start.start()
+            ):
+                return start.end()
+        return len(text)
 
     def _renamed(self, below: int, state: int, kind: str) -> int:
         """The state after all the renaming reductions that `kind` calls for in `state` on top of `below`."""
@@ -194,14 +206,19 @@ class Machine:
 
 def _begins_statement(kind: str, text: str, begin: int, line_start: int) -> bool:
     """Whether a token is the first of its line and looks like the beginning of a statement."""
-    if not text[line_start:begin].strip(" \t") == "":
+    if text[line_start:begin].strip(" \t"):
         return False
     return kind in STATEMENT_STARTS or (kind == "NAME" and _BINDING.match(text, begin) is not None)
 
 
-def _openers(file: str, values: list[Any], starts: list[tuple[int, int]]) -> list[Token]:
-    return [
-        Token(value, value, Span(file, line, column, line, column + 1))
-        for value, (line, column) in zip(values, starts, strict=True)
-        if isinstance(value, str) and value in ("(", "[", "{")
-    ]
+def _openers(file: str, values: list[Any], starts: list[tuple[int, int]]) -> tuple[Token, ...]:
+    """The brackets still open; those of an unfinished `repeat(…) {` may be on the stack together with their closers."""
+    openers = []
+    for value, (line, column) in zip(values, starts, strict=True):
+        if not isinstance(value, str):
+            continue
+        if value in ("(", "[", "{"):
+            openers.append(Token(value, value, Span(file, line, column, line, column + 1)))
+        elif value in (")", "]", "}"):
+            openers.pop()
+    return tuple(openers)

@@ -68,7 +68,7 @@ def _place(diagnostic: Diagnostic) -> tuple[int, int]:
 
 @contextmanager
 def _paused_collector() -> Iterator[None]:
-    """No garbage collection meanwhile: all of a growing tree is live, and searching it for garbage takes half the time."""
+    """No garbage collection meanwhile: all of a growing tree is live, and searching it takes half the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

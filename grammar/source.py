@@ -14,8 +14,7 @@ from archc.ir.diagnostics import Span, fail
 # screen so that it reads otherwise than it is ("Trojan Source", Boucher and Anderson 2021).
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 _NAMES = {"\x00": "a NUL character", "\ufeff": "a byte order mark inside the text"}
-_NAMES |= {c: "a mark that changes the direction of text" for c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"}
-_NAMES |= {c: "a mark that changes the direction of text" for c in "\u2066\u2067\u2068\u2069"}
+_NAMES |= dict.fromkeys("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "a reordering mark")
 
 
 def read_source(path: str | Path, limits: Limits = DEFAULT) -> str:

@@ -88,7 +88,7 @@ class TreeBuilder:
         if earlier is not None:
             notes = (Note(f"the first one: `{earlier.kind} {earlier.name.text}`", earlier.span),)
             message = "a file describes one architecture or space"
-            self._note("E0112", message, found.span, "a second header", notes=notes, help="put it into a file of its own")
+            self._note("E0112", message, found.span, "a second header", notes=notes, help="move it to another file")
         elif items:
             label = f"`{found.kind}` comes after other statements"
             self._note("E0112", "the header is the first statement of a file", found.span, label, help="move it up")
@@ -211,6 +211,9 @@ class TreeBuilder:
 
     def call(self, c: list[Any], span: Span) -> s.Call:
         self._check_chain(c[0], span)
+        if type(c[0]) is s.Ref and c[0].name == "choose":
+            help = "write `choose { 16 | 32 | 64 }`"
+            self._note("E0124", "the alternatives of `choose` stand in braces", span, "not in parentheses", help=help)
         arguments, keywords = self._sort_arguments(c[1])
         return s.Call(c[0], arguments, keywords, span)
 
