@@ -27,7 +27,8 @@ def decompose(graph: Graph, keep: Callable[[OpDef[Any]], bool]) -> bool:
     >>> graph.nodes
     [Node(norm: batch_norm)]
     """
-    return any([_decompose_region(region, keep) for region in list(graph.graphs())])
+    changed = [_decompose_region(region, keep) for region in list(graph.graphs())]
+    return any(changed)
 
 
 def _decompose_region(graph: Graph, keep: Callable[[OpDef[Any]], bool]) -> bool:

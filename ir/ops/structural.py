@@ -199,7 +199,7 @@ def _skip_line(call: Call[SkipParams]) -> str:
     gate, body = call.regions
     (x,), (g,) = call.types, results("skip", gate)
     by_token = skip_by_token(call)
-    if not by_token and (g.shape[:1] != x.shape[:1] or set(g.shape[1:]) > {1}):
+    if not by_token and (g.shape[:1] != x.shape[:1] or not set(g.shape[1:]) <= {1}):
         raise BindError(
             "E0315",
             "the gate of `skip` should return one number for each sample, [N, 1], or each token, [N, T, 1]",
