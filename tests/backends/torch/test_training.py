@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archc.backends.torch.module import to_torch
 from archc.backends.torch.training import (
     CLASSIFICATION,
     ArraySplit,
@@ -41,6 +42,7 @@ from archc.backends.torch.training import (
 )
 from archc.backends.torch.training.evaluate import Feed
 from archc.backends.weights import read_weights, write_weights
+from archc.grammar.load import loads
 from archc.ir.diagnostics import CompileError
 from archc.ir.types import TensorType
 
@@ -190,6 +192,38 @@ def test_sgd_resumes_exactly_too_and_stop_after_epoch_is_unfinished(tmp_path: Pa
     assert state_bytes(resumed) == state_bytes(straight)
     again = train(net(), task, options, checkpoint=path, resume=True)  # nothing is left to do
     assert {**again.to_json(), "seconds": 0} == {**whole.to_json(), "seconds": 0}
+
+
+PROGRAM = """
+arch small(channels = 1)
+input  image:  f32[N, channels, 8, 8]
+output logits: f32[N, 10]
+let h = image -> conv(8, 3, padding = 1) -> batch_norm -> relu -> dropout(0.1) -> flatten
+logits = h -> linear(10)
+"""
+
+
+def test_a_program_trains_resumes_and_lives_on_in_its_weights_file(tmp_path: Path) -> None:
+    graph, task = loads(PROGRAM), digits()
+    options = recipe(task, epochs=4)
+    module = to_torch(graph)
+    result = train(module, task, options)
+    assert result.test is not None
+    assert result.test.metrics["accuracy"] > 0.85
+
+    path = tmp_path / "run.ckpt"
+    train(to_torch(graph), task, options, checkpoint=path, stop_after_epoch=2)
+    resumed = to_torch(graph, seed=9)
+    train(resumed, task, options, checkpoint=path, resume=True)
+    assert state_bytes(resumed) == state_bytes(module)
+
+    needed = {name: p.type for name, p in graph.parameters().items()}
+    write_weights(tmp_path / "w.safetensors", state_arrays(module), result.metadata())
+    again = to_torch(graph, read_weights(tmp_path / "w.safetensors", needed).arrays)
+    assert evaluate(again, task).metrics == result.test.metrics
+
+    with pytest.raises(CompileError, match="E0615"):
+        train(to_torch(loads(PROGRAM, {"channels": 3})), task, options)
 
 
 def test_ctrl_c_saves_and_a_second_program_goes_on(tmp_path: Path) -> None:
