@@ -138,6 +138,7 @@ class Certificate:
     conditioning  relative change of the outputs per relative change of the weights, measured (at least 1)
     control       smallest change over the negative controls: a class applied to all but one of its parameters
     controls      how many controls were run
+    unreached     how many were given up because the input reaches none of the class (an expert that is not chosen)
     moved         share of the trained numbers that the first element moved
     """
 
@@ -146,6 +147,7 @@ class Certificate:
     conditioning: float
     control: float
     controls: int
+    unreached: int
     moved: float
     classes: int
     log10_order: float
@@ -187,16 +189,29 @@ def certify(
             total = sum(w.size for w in weights.values())
             moved = sum(int((acted[n] != w).sum()) for n, w in weights.items()) / max(1, total)
     candidates = [c for c in axes.classes if len({m.parameter for m in c.members}) > 1]
-    control, count = math.inf, 0
-    for cls in rng.permutation(len(candidates))[:controls]:
-        chosen = candidates[cls]
-        acted = apply(axes, restrict(sample(axes, seed + 7), chosen), weights)
+    control, count, unreached = math.inf, 0, 0
+    for k in rng.permutation(len(candidates)):
+        if count == controls:
+            break
+        chosen = candidates[k]
         spared = chosen.members[int(rng.integers(len(chosen.members)))].parameter
+        if _change(before, run({**weights, spared: weights[spared] * 1.5})) < CONTROL:
+            unreached += 1
+            continue
+        acted = apply(axes, restrict(sample(axes, seed + 7), chosen), weights)
         change = _change(before, run({**acted, spared: weights[spared]}))
         control, count = min(control, change), count + 1
     ok = error <= TOLERANCE * conditioning and (count == 0 or control >= CONTROL)
     return Certificate(
-        ok, error, conditioning, control if count else math.nan, count, moved, len(axes.classes), log10_order(axes)
+        ok=ok,
+        error=error,
+        conditioning=conditioning,
+        control=control if count else math.nan,
+        controls=count,
+        unreached=unreached,
+        moved=moved,
+        classes=len(axes.classes),
+        log10_order=log10_order(axes),
     )
 
 
@@ -207,7 +222,7 @@ class _Runner:
         import torch
 
         from archc.backends.inputs import random_inputs
-        from archc.backends.torch import to_torch
+        from archc.backends.torch.module import to_torch
 
         self.module = to_torch(graph).double().eval()
         self.inputs = [torch.from_numpy(v) for v in random_inputs(graph, seed, sizes, "f64").values()]
