@@ -172,6 +172,10 @@ class Evaluator:
         """From now on loads of `buffer` are answered by `read(indices)`."""
         self._registers[key(buffer)] = read
 
+    def operand(self, buffer: Buffer, indices: Sequence[Expr]) -> Expr:
+        """A load of memory as seen by whoever writes the loops (see `reading`)."""
+        return self._operand(buffer, indices)
+
     def aside(self) -> Evaluator:
         """The same evaluator writing to an emitter of its own, to look at what it would write."""
         other = copy(self)

@@ -209,7 +209,7 @@ def _staged(program: Program, machine: Machine) -> tirx.PrimFunc:
         else:
             write_pointwise(out, written, evaluator, machine)
         if not final:
-            evaluator.define(stage.buffer, lambda at, kept=kept: tirx.BufferLoad(kept, at or [index(0)]))
+            evaluator.define(stage.buffer, lambda at, kept=kept: evaluator.operand(kept, at or [index(0)]))
     return program.rewritten(out.finish())
 
 

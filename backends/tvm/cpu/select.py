@@ -54,7 +54,7 @@ class SelectKernels(relax.PyExprMutator):
         if not isinstance(call, relax.Call) or not isinstance(call.op, ir.Op):
             return call
         call = self.builder_.normalize(call)
-        folded = _fold(call)
+        folded = _fold(self, call)
         if folded is not None:
             return folded
         chosen = _RULES.get(call.op.name)
@@ -65,12 +65,17 @@ class SelectKernels(relax.PyExprMutator):
         """What a variable is bound to (through other names for it), or the value itself."""
         while isinstance(value, relax.Var):
             bound = self.lookup_binding(value)
-            if bound is None or not isinstance(bound, relax.Var | relax.Call):
-                return value
-            if isinstance(bound, relax.Call):
+            if isinstance(bound, relax.Call | ir.GenericConst):
                 return bound
+            if not isinstance(bound, relax.Var):
+                return value
             value = bound
         return value
+
+    def constant(self, value: relax.Expr) -> np.ndarray | None:
+        """The array of a constant, or of a variable bound to one."""
+        found = self.definition(value)
+        return found.value.numpy() if isinstance(found, ir.GenericConst) else None
 
     def emit(self, value: relax.Expr) -> relax.Var:
         return self.builder_.emit(self.builder_.normalize(value))
@@ -87,7 +92,7 @@ class SelectKernels(relax.PyExprMutator):
         found = self.beneath(value)
         if found is not None:
             return found
-        array = constant(value)
+        array = self.constant(value)
         if array is not None:
             return relax.const(np.ascontiguousarray(np.moveaxis(array, 1, -1)))
         if all(as_int(d) == 1 for d in shape_of(value)[2:]):
@@ -110,11 +115,6 @@ def to_last(ndim: int) -> list[int]:
 
 def rank(value: relax.Expr) -> int:
     return len(value.ty.shape)
-
-
-def constant(value: relax.Expr) -> np.ndarray | None:
-    """The array of a constant, else None."""
-    return value.value.numpy() if isinstance(value, ir.GenericConst) else None
 
 
 def _is(value: relax.Expr, name: str) -> bool:
@@ -145,12 +145,12 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _fold(call: relax.Call) -> relax.Expr | None:
+def _fold(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     """Weights are permuted and reshaped here, in numpy: TVM's own folding compiles and runs a kernel for each."""
     tensors = [a for a in call.args if not isinstance(a, relax.ShapeExpr | relax.Tuple)]
-    if not tensors or len(call.args) > 2 or any(constant(a) is None for a in tensors):
+    if not tensors or len(call.args) > 2 or any(self.constant(a) is None for a in tensors):
         return None
-    arrays = [constant(a) for a in tensors]
+    arrays = [self.constant(a) for a in tensors]
     if call.op.name == "relax.permute_dims":
         return relax.const(np.ascontiguousarray(arrays[0].transpose(_permutation(call))))
     shape = getattr(call.ty, "shape", None)
@@ -195,7 +195,7 @@ def _matmul(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     a, b = call.args
     if {_dtype(a), _dtype(b), _dtype(call)} != {"float32"} or min(rank(a), rank(b)) < 2:
         return None
-    weight = constant(b)
+    weight = self.constant(b)
     if weight is not None and weight.ndim == 2:
         return gemm.matmul_constant(self.builder_, a, weight, self.machine)
     a, a_axes = _through_permute(self, a)
@@ -216,7 +216,7 @@ def _through_permute(self: SelectKernels, value: relax.Expr) -> tuple[relax.Expr
 @rule("nn.conv1d", "nn.conv2d", "nn.conv3d")
 def _convolve(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     x, weight = call.args
-    array = constant(weight)
+    array = self.constant(weight)
     if array is None or _dtype(call) != "float32" or _dtype(x) != "float32":
         return None
     attrs = call.attrs
@@ -239,7 +239,7 @@ def _convolve(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 def _convolve_transposed(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     """The gradient of a convolution: a convolution by the mirrored kernel over an input spread by the stride."""
     x, weight = call.args
-    array = constant(weight)
+    array = self.constant(weight)
     if array is None or _dtype(call) != "float32" or _dtype(x) != "float32":
         return None
     attrs = call.attrs
@@ -352,7 +352,7 @@ def _follow(self: SelectKernels, value: relax.Expr, ndim: int) -> relax.Expr | N
     if own == 0:
         return value
     if own < ndim:
-        array = constant(value)
+        array = self.constant(value)
         if array is not None:
             value = relax.const(array.reshape((1,) * (ndim - own) + array.shape))
         else:
@@ -432,7 +432,7 @@ def _group_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 @rule("nn.batch_norm")
 def _batch_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     """At inference a batch norm is a multiplication and an addition, which follow a convolution into its registers."""
-    arrays = [constant(a) for a in call.args[1:]]
+    arrays = [self.constant(a) for a in call.args[1:]]
     if bool(call.attrs.training) or any(a is None for a in arrays):
         return None
     return None
@@ -442,4 +442,4 @@ def shape_of(value: relax.Expr) -> Sequence[Expr]:
     return list(value.ty.shape)
 
 
-__all__ = ["SelectKernels", "constant", "rule", "tirx"]
+__all__ = ["SelectKernels", "rule", "tirx"]
