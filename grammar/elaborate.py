@@ -528,10 +528,11 @@ class Elaborator:
         return self.apply(OpCall(op, OpArguments(op.params(**params), tuple(tensors)), span), (), at, span)
 
     def operand(self, value: Any, operands: Sequence[Any], span: Span, at: Place) -> Value:
-        """The graph value of an operand; a number becomes a constant of the dtype of the first tensor beside it."""
+        """The graph value of an operand; a number becomes a constant of the dtype of the first tensor of numbers beside it."""
         if isinstance(value, Tensor):
             return at.frame.localise(value)
-        first = next((o.value.type.dtype for o in operands if isinstance(o, Tensor)), "f32")
+        beside = (o.value.type.dtype for o in operands if isinstance(o, Tensor))
+        first = next((dtype for dtype in beside if dtype != "bool"), "bool")
         if isinstance(value, bool):
             dtype = "bool"
         elif first in FLOATS or (first in INTEGERS and isinstance(value, int)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from archc.grammar.elaborate import Elaborator, unknown_name
+from archc.grammar.imports import Importer
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.naming import Scope
 from archc.grammar.scope import MISSING, PARAMETER_TYPES, Definition, Env, Pending, RuleEntry, check_parameter
@@ -32,6 +34,7 @@ class Program:
     ) -> None:
         self.syntax, self.values, self.dims = syntax, dict(values or {}), dict(dims or {})
         self.e = elaborator or Elaborator(limits)
+        self.importer = Importer(self.e.limits, chain=[os.path.realpath(syntax.file)])
         self.graph = Graph(syntax.name.text if syntax.name is not None else "main", span=syntax.span)
         self.frame = Frame(self.graph)
         self.root = Place(self.frame, Scope.root(self.e.names))
@@ -114,21 +117,8 @@ class Program:
 
     def _declare(self) -> None:
         """Make the names of all items known, whatever their order."""
-        spans: dict[str, Span] = {f.name.text: f.name.span for f in self.syntax.formals}
-        for item in self.syntax.items:
-            for name in declared_names(item):
-                text, span = name.text, name.span
-                if text in spans:
-                    error = fail("E0202", f"`{text}` is declared twice", span, label="the second time",
-                                 notes=[Note("the first time", spans[text])])  # fmt: skip
-                    self.e.sink.add(*error.diagnostics)
-                    continue
-                spans[text] = span
-                self.env.names[text] = (
-                    Definition(item, self.env) if isinstance(item, Def)
-                    else RuleEntry(item, self.env) if isinstance(item, Rule)
-                    else Pending(text, span)
-                )  # fmt: skip
+        spans = {f.name.text: f.name.span for f in self.syntax.formals}
+        declare(self.e, self.syntax, self.env, self.root, self.importer, spans)
 
     def _port(self, port: Port) -> None:
         if port.direction == "input":
@@ -222,6 +212,62 @@ class Program:
         from archc.grammar.requirements import check_requirement
 
         check_requirement(self.e, item, self.graph, self.env, self.root)
+
+
+def declare(
+    e: Elaborator, syntax: ProgramSyntax, env: Env, at: Place, importer: Importer, spans: dict[str, Span]
+) -> None:
+    """Make the names of all items of a file known, whatever their order; `spans` holds those known before."""
+    for item in syntax.items:
+        found: dict[str, Any] = {}
+        if isinstance(item, Import):
+            try:
+                found = imported(e, item, syntax.file, at, importer)
+            except CompileError as error:
+                e.report(error, at)
+                found = {name.text: POISON for name in item.names or ()}
+        places = {name: item.path.span for name in found} if isinstance(item, Import) else {}
+        places |= {name.text: name.span for name in declared_names(item)}
+        for text, span in places.items():
+            if text in spans:
+                error = fail("E0202", f"`{text}` is declared twice", span, label="the second time",
+                             notes=[Note("the first time", spans[text])])  # fmt: skip
+                e.sink.add(*error.diagnostics)
+                continue
+            spans[text] = span
+            env.names[text] = (
+                found.get(text, POISON) if isinstance(item, Import)
+                else Definition(item, env) if isinstance(item, Def)
+                else RuleEntry(item, env) if isinstance(item, Rule)
+                else Pending(text, span)
+            )  # fmt: skip
+
+
+def imported(e: Elaborator, item: Import, importing: str, at: Place, importer: Importer) -> dict[str, Any]:
+    """What an `import` brings: the named definitions, or everything that the file declares itself."""
+    key, syntax = importer.find(item, importing)
+    if syntax is not None:
+        env = Env()
+        importer.chain.append(key)
+        declare(e, syntax, env, at, importer, {})
+        importer.chain.pop()
+        for inner in syntax.items:
+            if isinstance(inner, Let | Share):
+                e.statement(inner, env, at)
+            elif isinstance(inner, Port | Bind | Require):
+                error = fail("E0219", "a library has definitions only", inner.span, label="this belongs into a program")
+                e.report(error, at)
+        importer.known[key] = syntax, env
+    syntax, env = importer.known[key]
+    own = [name.text for inner in syntax.items if not isinstance(inner, Import) for name in declared_names(inner)]
+    found = {name: env.names[name] for name in own if name in env.names}
+    if item.names is None:
+        return found
+    for name in item.names:
+        if name.text not in found:
+            raise fail("E0220", f"`{item.path.value}` has no `{name.text}`", name.span,
+                       help=did_you_mean(name.text, found) or f"it has {', '.join(found) or 'nothing'}")  # fmt: skip
+    return {name.text: found[name.text] for name in item.names}
 
 
 def _is_float(formal: Formal, default: Any) -> bool:
