@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from archc.ir.cost import graph_flops
-from archc.ir.dims import Dim, substitute, symbols
+from archc.ir.dims import Dim, substitute, symbols, total
 from archc.ir.graph import Graph
 from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, register
 from archc.ir.signature import Letter
@@ -154,8 +154,8 @@ def _moe_flops(call: Call[MoeParams], bound: Bound) -> Dim:
     for letter in lead:
         rows = rows * bound.size(Letter(letter))
     flops = graph_flops(router) + rows * (14 * len(experts) + 3 * call.params.top_k)
-    for expert in experts:
-        flops = flops + _rows_flops(expert, rows * call.params.top_k // len(experts))
+    # rows do not meet in an expert, so its cost is linear in them: the mean over experts of the cost of all rows
+    flops = flops + total(_rows_flops(expert, rows * call.params.top_k) for expert in experts) // len(experts)
     return flops + (_rows_flops(shared, rows) if shared is not None else 0)
 
 
