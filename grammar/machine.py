@@ -51,11 +51,15 @@ class Fault:
 
 
 class Machine:
-    """Runs tables over a text, calling a method of `builder` for every production."""
+    """Runs tables over a text, calling a method of `builder` for every production.
+
+    Where the builder has a method `token(text, offset)`, it makes the value of a token; else that is the token's text.
+    """
 
     def __init__(self, tables: Tables, builder: object, limits: Limits) -> None:
         self.tables = tables
         self.limits = limits
+        self.token: Callable[[str, int], Any] | None = getattr(builder, "token", None)
         self.builders: list[Any] = [getattr(builder, p.builder) if p.builder else None for p in tables.productions]
 
     def run(self, text: str, file: str, on_fault: Callable[[Fault], bool]) -> Any:
@@ -65,6 +69,7 @@ class Machine:
         at the next line that begins a statement no deeper indented. Raises E0004 and E0005.
         """
         states, productions, builders = self.tables.states, self.tables.productions, self.builders
+        make_token = self.token
         passes = [p.passes_through for p in productions]
         ignored, nesting = self.tables.ignored, self.tables.nesting
         most_tokens, deepest = self.limits.tokens, self.limits.nesting
@@ -131,7 +136,7 @@ class Machine:
                     if kind == END:
                         return None if failed else values[-1]
                     stack.append(action)
-                    values.append(word)
+                    values.append(word if make_token is None else make_token(word, match.start()))
                     starts.append((line, column))
                     last_kind, last_word, end_line, end_column = kind, word, line, column + len(word)
                     if kind in nesting:

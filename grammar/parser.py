@@ -43,7 +43,7 @@ def parse_with(builder: TreeBuilder, text: str) -> Program:
         faults.append(fault)
         return len(faults) < MOST_FAULTS
 
-    with _paused_collector():
+    with paused_collector():
         program = Machine(load(), builder, builder.limits).run(text, builder.file, keep)
     diagnostics = builder.diagnostics
     if faults:
@@ -67,7 +67,7 @@ def _place(diagnostic: Diagnostic) -> tuple[int, int]:
 
 
 @contextmanager
-def _paused_collector() -> Iterator[None]:
+def paused_collector() -> Iterator[None]:
     """No garbage collection meanwhile: all of a growing tree is live, and searching it takes half the time."""
     enabled = gc.isenabled()
     gc.disable()

@@ -13,10 +13,10 @@ from archc.ir.diagnostics import Diagnostic, Note, Span, suggest
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 _DESCRIBED = {"NAME": "a name", "NUMBER": "a number", "STRING": "a string", "COMPARE": "a comparison"}
 _DESCRIBED |= {END: "the end of the file"}
-_EXPRESSION = frozenset(
-    ["NAME", "NUMBER", "STRING", "_LPAR", "_LSQB", "MINUS", "_NOT", "_IF", "_TRUE", "_FALSE", "_NONE", "_CHOOSE", "_RANGE", "_FN", "_REPEAT"]
-)
-_OPERATORS = frozenset(["COMPARE", "PLUS", "MINUS", "STAR", "FLOOR", "SLASH", "PERCENT", "_ARROW", "_AND", "_OR", "_LPAR", "_LSQB"])
+_EXPRESSION = {"NAME", "NUMBER", "STRING", "_LPAR", "_LSQB", "MINUS", "_NOT", "_IF", "_TRUE", "_FALSE", "_NONE"}
+_EXPRESSION |= {"_CHOOSE", "_RANGE", "_FN", "_REPEAT"}
+_OPERATORS = {"COMPARE", "PLUS", "MINUS", "STAR", "FLOOR", "SLASH", "PERCENT"}
+_OPERATORS |= {"_ARROW", "_AND", "_OR", "_LPAR", "_LSQB"}
 _FOREIGN = {  # words of other languages, and ours for the same thing
     "var": "let", "val": "let", "const": "let", "function": "def", "func": "def", "class": "def", "module": "def",
     "model": "arch", "network": "arch", "architecture": "arch", "include": "import", "use": "import", "from": "import",
