@@ -133,7 +133,8 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
 def positional_order(op: OpDef[Any]) -> list[str]:
     """The parameters that a program may write, in the order of positional arguments: the required ones first."""
     hidden = {name for name in region_names(op) if name in op.params.model_fields}  # those say which regions there are
-    fields = op.params.model_fields
+    # a field whose name is a word of Python has an alias: `from` of `slice`
+    fields = {field.alias or name: field for name, field in op.params.model_fields.items()}
     return sorted((name for name in fields if name not in hidden), key=lambda name: not fields[name].is_required())
 
 
@@ -216,7 +217,7 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
 
 @cache
 def _annotation(params: type[Params], key: str) -> Any:
-    info = params.model_fields[key]
+    info = next(field for name, field in params.model_fields.items() if key in (field.alias, name))
     metadata = tuple(info.metadata)
     return Annotated[(info.annotation, *metadata)] if metadata else info.annotation  # type: ignore[return-value]
 
