@@ -267,7 +267,7 @@ def _scale_shift(y: Tensor, w: Weights, axis: int) -> Tensor:
     return y + _along(w["bias"], axis, y.ndim) if "bias" in w else y
 
 
-def _standard(x: Tensor, axes: Sequence[int], eps: float) -> Tensor:
+def _standard(x: Tensor, axes: list[int], eps: float) -> Tensor:
     centred = x - x.mean(axes, keepdim=True)
     return centred / torch.sqrt((centred * centred).mean(axes, keepdim=True) + eps)
 
@@ -286,13 +286,13 @@ def _layer_norm(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
 
 @reference("group_norm")
 def _group_norm(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
-    parts = [_standard(part, range(1, part.ndim), p["eps"]) for part in xs[0].chunk(p["groups"], 1)]
+    parts = [_standard(part, list(range(1, part.ndim)), p["eps"]) for part in xs[0].chunk(p["groups"], 1)]
     return _scale_shift(torch.cat(parts, 1), w, 1)
 
 
 @reference("instance_norm")
 def _instance_norm(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
-    return _scale_shift(_standard(xs[0], range(2, xs[0].ndim), p["eps"]), w, 1)
+    return _scale_shift(_standard(xs[0], list(range(2, xs[0].ndim)), p["eps"]), w, 1)
 
 
 @reference("rms_norm")
