@@ -17,7 +17,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, count
 from typing import Any
 
@@ -37,7 +36,7 @@ INDENT = "    "
 lowering: Lowerings[Callable[[TorchNode], str]] = Lowerings("torch")
 """Op name -> a function that spells one node as a Python expression (a tuple where the op has several results)."""
 
-_RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, "self", "aux", "device", "torch", "math", "nn", "F"})
+_RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, "self", "aux", "device", "p", "torch", "math", "nn", "F"})
 _RESERVED |= {"Tensor", "float", "int", "bool", "tuple", "list", "dict", "range", "zip", "len", "max", "min", "sum"}
 _RESERVED |= frozenset(NUMPY_NAMES)
 _TAKEN = frozenset({*dir(nn.Module()), "compute", "forward_with_aux", "load_weights", "parameter_paths", "source"})
@@ -183,7 +182,13 @@ class _Writer:
             "Tensor" if len(self.graph.outputs) == 1 else f"tuple[{', '.join(['Tensor'] * len(self.graph.outputs))}]"
         )
         comment = f'"""{_types(self.graph.inputs)} -> {_types(self.graph.outputs)}"""'
-        block = [comment, *entry, *(f"{n} = {e}" for n, e in self.prologue.items()), *body]
+        block = [*(f"{n} = {e}" for n, e in self.prologue.items()), *body]
+        for line in reversed(entry):  # checks stay; a size is read only when something needs it
+            if line.partition(" = ")[0] not in self.symbols.values() or line.partition(" = ")[0] in _names(
+                "\n".join(block)
+            ):
+                block.insert(0, line)
+        block.insert(0, comment)
         if self.with_aux:
             lines = [
                 f"def forward(self{arguments}) -> {result}:",
@@ -332,7 +337,17 @@ class _Scope:
         if targets == [expression]:
             return
         comment = ", ".join(f"[{', '.join(map(str, v.type.shape))}]" for v in node.outputs)
-        self.lines += _statement(", ".join(targets), expression, comment)
+        start = f"{', '.join(targets)} = "
+        if len(start + expression) > WIDTH - 2 * len(INDENT) and (container := self._container(node, expression)):
+            self.lines.append(f"p = {container}")
+            expression = expression.replace(f"{container}.", "p.")
+        self.lines += _statement(start, expression, comment)
+
+    def _container(self, node: Node, expression: str) -> str | None:
+        """What holds the weights of a node, when a line may be shortened by a name for it."""
+        holders = {self.writer.parameter(weight).rpartition(".")[0] for weight in node.weights.values()}
+        holder = holders.pop() if len(holders) == 1 else ""
+        return holder if "." in holder and expression.count(f"{holder}.") > 1 else None
 
     def _variable(self) -> str:
         if self.free:
@@ -415,36 +430,28 @@ def printable(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
-def _statement(targets: str, expression: str, comment: str) -> list[str]:
-    line = f"{targets} = {expression}"
-    if len(line) + len(comment) + 4 <= WIDTH - 8:
-        return [f"{line}  # {comment}"]
-    if len(line) <= WIDTH - 8:
-        return [line]
-    return _wrapped(f"{targets} = ", expression)
-
-
-@lru_cache(maxsize=4096)
-def _split_call(expression: str) -> tuple[str, tuple[str, ...]] | None:
-    """`f(a, b)` as ("f", ("a", "b"))."""
-    tree = ast.parse(expression, mode="eval").body
-    if not isinstance(tree, ast.Call):
-        return None
-    segment = lambda node: ast.get_source_segment(expression, node) or ""
-    keywords = [f"{k.arg}={segment(k.value)}" if k.arg else f"**{segment(k.value)}" for k in tree.keywords]
-    return segment(tree.func), (*map(segment, tree.args), *keywords)
+def _statement(start: str, expression: str, comment: str) -> list[str]:
+    room = WIDTH - 2 * len(INDENT) - len(start + expression)
+    if room >= len(comment) + 4:
+        return [f"{start}{expression}  # {comment}"]
+    return [start + expression] if room >= 0 else _wrapped(start, expression)
 
 
 def _wrapped(start: str, expression: str) -> list[str]:
-    """A long call with one argument a line."""
-    call = _split_call(expression)
-    if call is None:
+    """A call that is too long for a line, with its arguments on lines of their own."""
+    call = ast.parse(expression, mode="eval").body
+    if not isinstance(call, ast.Call):
         return [start + expression]
-    function, arguments = call
-    together = f"{INDENT}{', '.join(arguments)}"
-    if len(together) <= WIDTH - 8:
-        return [f"{start}{function}(", together, ")"]
-    return [f"{start}{function}(", *(f"{INDENT}{argument}," for argument in arguments), ")"]
+    function, *arguments = (ast.get_source_segment(expression, part) or "" for part in (call.func, *call.args))
+    arguments += [f"{k.arg}={ast.get_source_segment(expression, k.value)}" for k in call.keywords]
+    lines, line = [], INDENT
+    for i, argument in enumerate(arguments):
+        piece = argument + ", " * (i + 1 < len(arguments))
+        if line.strip() and len(line + piece.rstrip()) > WIDTH - 2 * len(INDENT):
+            lines.append(line.rstrip())
+            line = INDENT
+        line += piece
+    return [f"{start}{function}(", *lines, line, ")"]
 
 
 def _last_uses(graph: Graph) -> dict[Value, int]:
@@ -463,7 +470,8 @@ def _values(graph: Graph) -> Iterator[Value]:
 
 
 def _names(source: str) -> set[str]:
-    return set(re.findall(r"[A-Za-z_]\w*", source))
+    """The words of some source, comments apart."""
+    return set(re.findall(r"[A-Za-z_]\w*", re.sub(r"(^|  )#.*", "", source, flags=re.MULTILINE)))
 
 
 def _locals() -> Iterator[str]:

@@ -163,7 +163,7 @@ def attention(
     """Multi-head attention of [N, T, C] to [N, U, ...]. `slopes` are ALiBi's, one for each head."""
 
     def apart(x: Tensor, count: int, norm: Tensor | None = None, turn: bool = True) -> Tensor:  # [N, heads, T, D]
-        x = x.unflatten(-1, (count, -1))
+        x = torch.unflatten(x, -1, (count, -1))
         x = x if norm is None else F.rms_norm(x, norm.shape, norm, norm_eps)
         x = x.transpose(1, 2)
         return rope(x, rope_base, False) if turn and rope_base is not None else x
@@ -179,7 +179,7 @@ def attention(
     found = attend(queries, keys, values, mask, causal, scale).transpose(1, 2)  # [N, T, heads, D]
     if gate_weight is not None:
         gate = torch.sigmoid(F.linear(q, gate_weight, gate_bias))
-        found = found * gate.unflatten(-1, (heads, -1))  # one number a head, or one a channel
+        found = found * torch.unflatten(gate, -1, (heads, -1))  # one number a head, or one a channel
     return F.linear(found.flatten(-2), out_weight, out_bias)
 
 
@@ -217,7 +217,7 @@ def chebyshev_basis(x: Tensor, order: int) -> Tensor:
 @helper
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     """P(x) / (1 + |Q(x)|) on [..., C], with coefficients [groups, degree] for each group of channels."""
-    groups = x.unflatten(-1, (numerator.shape[0], -1))
+    groups = torch.unflatten(x, -1, (numerator.shape[0], -1))
 
     def polynomial(coefficients: Tensor) -> Tensor:  # Horner's rule
         *low, result = coefficients.unsqueeze(-2).unbind(-1)
@@ -226,9 +226,6 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
         return result
 
     return (polynomial(numerator) / (1 + (polynomial(denominator) * groups).abs())).flatten(-2)
-
-
-Region = Callable[..., Any]
 
 
 @helper
@@ -241,9 +238,9 @@ def add_loss(aux: dict[str, Tensor], key: str, value: Tensor) -> None:
 def moe(
     x: Tensor,
     captures: tuple[Tensor, ...],
-    router: Region,
-    experts: tuple[Region, ...],
-    shared: Region | None = None,
+    router: Callable[..., Tensor],
+    experts: tuple[Callable[..., Tensor], ...],
+    shared: Callable[..., Tensor] | None = None,
     *,
     top_k: int,
     normalize: bool,
@@ -284,28 +281,28 @@ def moe(
     total = None if shared is None else shared(rows, *captures)
     dense = torch.compiler.is_compiling() or rows.shape[0] == 0
     for e, expert in enumerate(experts):
-        index = None if dense else chosen[:, e].nonzero().squeeze(1)
-        if index is not None and index.shape[0] == 0:
+        mine = None if dense else chosen[:, e].nonzero().squeeze(1)
+        if mine is not None and mine.shape[0] == 0:
             continue
-        found = expert(rows if index is None else rows.index_select(0, index), *captures)
-        scale = (weights[:, e] if index is None else weights[:, e].index_select(0, index)).to(found.dtype)
-        found = found * scale.view(-1, *[1] * (found.dim() - 1))
+        found = expert(rows if mine is None else rows.index_select(0, mine), *captures)
+        wide = (-1, *[1] * (found.dim() - 1))
+        found = found * (weights[:, e] if mine is None else weights[:, e].index_select(0, mine)).view(wide)
         if total is None:
             total = found.new_zeros(rows.shape[0], *found.shape[1:])
-        if index is not None:
-            total = total.index_add(0, index, found)
+        if mine is not None:
+            total = total.index_add(0, mine, found)
         else:  # not a product with 0, which would let the NaN of a row that was not chosen through
-            total = total + torch.where(chosen[:, e].view(-1, *[1] * (found.dim() - 1)), found, 0)
-    assert total is not None
-    return total.unflatten(0, batch)
+            total = total + torch.where(chosen[:, e].view(wide), found, 0)
+    assert total is not None  # each of the rows chose an expert
+    return torch.unflatten(total, 0, batch)
 
 
 @helper
 def skip(
     x: Tensor,
     captures: tuple[Tensor, ...],
-    gate: Region,
-    body: Region,
+    gate: Callable[..., Tensor],
+    body: Callable[..., Tensor],
     *,
     hard: bool,
     by_token: bool,
@@ -344,8 +341,8 @@ def skip(
 def early_exit(
     x: Tensor,
     captures: tuple[Tensor, ...],
-    head: Region,
-    rest: Region,
+    head: Callable[..., Tensor],
+    rest: Callable[..., Tensor],
     *,
     confidence: str,
     threshold: float,
@@ -380,7 +377,12 @@ def early_exit(
 
 @helper
 def scan(
-    x: Tensor, states: tuple[Tensor, ...], captures: tuple[Tensor, ...], cell: Region, axis: int, reverse: bool
+    x: Tensor,
+    states: tuple[Tensor, ...],
+    captures: tuple[Tensor, ...],
+    cell: Callable[..., Tensor | tuple[Tensor, ...]],
+    axis: int,
+    reverse: bool,
 ) -> tuple[Tensor, ...]:
     """`y, *states = cell(x_t, *states)` along an axis of x; all y stacked along it, then the final states."""
 
