@@ -88,6 +88,8 @@ def _array(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.nd
     size = int(np.prod(shape))
     if kind == "special":
         return np.resize(rng.permutation(SPECIAL), shape)
+    if kind == "wide":
+        return np.resize(rng.permutation([v for v in SPECIAL if not np.isinf(v)]), shape)
     if kind == "distinct":
         return rng.permutation(size).reshape(shape) - size / 3
     if kind == "ties":
@@ -123,8 +125,8 @@ def weights(case: Case, dtype: str) -> dict[str, Tensor]:
 
 
 def _at(found: str, dtype: str) -> str:
-    """A dtype of the table in a run at `dtype`: floats follow it."""
-    return dtype if found in FLOATS else found
+    """A dtype of the program in a run at `dtype`: at f64 all floats are f64, at f32 nothing changes."""
+    return dtype if dtype == "f64" and found in FLOATS else found
 
 
 def run_reference(
@@ -161,8 +163,8 @@ def _node(
     operands, captured = tensors[: len(node.operands)], tensors[len(node.operands) :]
     fields = type(node.params).model_fields
     params = {f.alias or name: _concrete(getattr(node.params, name), sizes) for name, f in fields.items()}
-    if params.get("dtype") in FLOATS:
-        params["dtype"] = dtype
+    if "dtype" in params:
+        params["dtype"] = _at(params["dtype"], dtype)
     own = {role: parameters[parameter.name] for role, parameter in node.weights.items()}
     regions = [
         lambda *xs, region=region: _run(region, [*xs, *captured], parameters, dtype, sizes) for region in node.regions
