@@ -71,10 +71,16 @@ class _Token(list[Doc]):
         self.starts_line = starts_line
         self.ends_line = ends_line
 
-    @property
-    def comments(self) -> list[Doc]:
-        """What is left when the token itself is not printed."""
-        return [*self.before, *self.behind]
+    def comments(self) -> list[str]:
+        """The comments beside the token, without blank lines."""
+        leading = [text for doc in self.before if isinstance(doc, Leading) for text in doc.comments if text]
+        return leading + [doc.comment for doc in self.behind if isinstance(doc, Trailing)]
+
+    def dropped(self) -> list[Doc]:
+        """What is printed instead of the token behind the one before it: its comments alone."""
+        if not self.before:
+            return self.behind
+        return [doc for comment in self.comments() for doc in (Break.HARD, Trailing(comment))]
 
 
 class _Items(list[Doc]):
@@ -176,7 +182,7 @@ class _LayoutBuilder:
         docs: list[Doc] = []
         for child in c:
             if isinstance(child, _Token):
-                docs += child.comments
+                docs += child.dropped() if docs else [Trailing(comment) for comment in child.comments()]
                 continue
             if docs:
                 docs.append(Break.BLANK if child.place in self.comments.spaced else Break.HARD)
@@ -261,7 +267,8 @@ class _LayoutBuilder:
         bar: list[Doc] = []
         for child in c:
             if isinstance(child, _Token) and child.text == "|":
-                bar = [child, " "] if alternatives else child.comments
+                comments: list[Doc] = [Leading(tuple(child.comments()))] if child.comments() else []
+                bar = [child, " "] if alternatives else comments
             else:
                 alternatives.append([*bar, child])
         return alternatives
@@ -336,7 +343,7 @@ class _LayoutBuilder:
         docs = self._statements(statements)
         if docs:
             docs.append(Break.HARD)
-        return [*docs, [word, " ", _spread(results), *(doc for end in ends for doc in end.comments)]]
+        return [*docs, [word, " ", _spread(results), *(doc for end in ends for doc in end.dropped())]]
 
 
 def _head(c: _Children) -> list[Doc]:
@@ -366,8 +373,8 @@ def _separated(c: _Children) -> _Items:
             items.append(child)
         elif i + 1 < len(c):
             items[-1] = [items[-1], child]
-        elif child.comments:
-            items[-1] = [items[-1], *child.comments]
+        elif child.comments():
+            items[-1] = [items[-1], *child.dropped()]
     return items
 
 
@@ -384,7 +391,7 @@ def _bracket(opener: _Token, items: _Items, closer: _Token, fill: bool = False) 
     """Items in brackets: on one line, or else each on its own (with `fill`, as many on a line as fit)."""
     if not items:
         return [opener, closer]
-    if len(items) == 1 and isinstance(items[0], _Braced) and not (opener.comments or closer.before):
+    if len(items) == 1 and isinstance(items[0], _Braced) and not (opener.comments() or closer.before):
         return [opener, items[0], closer]
     body: list[Doc] = [Break.SOFT, Group(items[0])]
     for item in items[1:]:

@@ -93,6 +93,9 @@ def render(doc: Doc, width: int) -> str:
             lines += [" " * indent + comment for comment in doc.comments]
             current, ended = " " * indent, False
         else:
+            if ended:
+                lines.append(current)
+                current = " " * indent
             current += f"  {doc.comment}" if current.strip() else doc.comment
             ended = True
     lines.append(current)
