@@ -158,7 +158,7 @@ class Evaluator:
     """Expressions of a program's stages.
 
     Values used more than once are named by statements that go to `out`, just before the statement that will hold the
-    expression; within a guard (`if_then_else`, whose arms must not be evaluated early) by `Let`.
+    expression. (`Let` expressions would do, but TVM's common-subexpression pass lifts their variables out of them.)
     """
 
     def __init__(self, program: Program, out: Emitter) -> None:
@@ -166,7 +166,9 @@ class Evaluator:
         self._registers: dict[int, Read] = {}
         self._operand: Callable[[Buffer, Sequence[Expr]], Expr] = tirx.BufferLoad
         self._out = out
-        self._scopes: list[_Scope] = []
+        self._known: dict[Any, Expr] = {}
+        self._trial: list[Expr] | None = None
+        self._clamping = 0
 
     def define(self, buffer: Buffer, read: Read) -> None:
         """From now on loads of `buffer` are answered by `read(indices)`."""
@@ -199,7 +201,7 @@ class Evaluator:
         """The value of `stage` (of one term of it, for a reduction) at these indices."""
         places = (*indices, *reduced)
         bound = {key(a.var): place for a, place in zip((*stage.axes, *stage.reduced), places, strict=True)}
-        self._scopes = [_Scope()]
+        self._known = {}
         return self._lower(stage.value, bound)
 
     def combine(self, combiner: str, a: Expr, b: Expr) -> Expr:
@@ -210,25 +212,17 @@ class Evaluator:
         node = (tirx.Max if combiner == "max" else tirx.Min)(a, b)
         if not is_float(a):
             return node
-        self._scopes = [_Scope()]
+        self._known = {}
         return (mathfn.maximum if combiner == "max" else mathfn.minimum)(a, b, self._bind)
 
-    def _scoped(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
-        self._scopes.append(_Scope())
-        value = self._lower(expression, bound)
-        for var, bound_value in reversed(self._scopes.pop().lets):
-            value = tirx.Let(var, bound_value, value)
-        return value
-
     def _bind(self, value: Expr) -> Expr:
-        """Name a value inside the innermost guard, so that it is computed once and only where it may be."""
+        """Name a value, so that it is computed once."""
         if isinstance(value, ir.Var | tirx.IntImm | tirx.FloatImm):
             return value
-        if len(self._scopes) == 1:
-            return self._out.bind("t", value)
-        var = tirx.Var("t", str(value.ty.dtype))
-        self._scopes[-1].lets.append((var, value))
-        return var
+        if self._trial is not None:
+            self._trial.append(value)
+            return tirx.Var("t", str(value.ty.dtype))
+        return self._out.bind("t", _unguarded(value))
 
     def _lower(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
         lower = lambda e, _: self._lower_node(e, bound)
@@ -241,8 +235,7 @@ class Evaluator:
         if isinstance(node, ir.TensorLoad):
             return self._load(node.source, [self._lower(i, bound) for i in node.indices])
         if isinstance(node, tirx.Select):
-            condition = self._lower(node.condition, bound)
-            return tirx.Select(condition, self._scoped(node.true_value, bound), self._scoped(node.false_value, bound))
+            return tirx.Select(*(self._lower(e, bound) for e in (node.condition, node.true_value, node.false_value)))
         if isinstance(node, tirx.Max | tirx.Min):
             a, b = self._lower(node.a, bound), self._lower(node.b, bound)
             if not is_float(a):
@@ -250,12 +243,23 @@ class Evaluator:
             return (mathfn.maximum if isinstance(node, tirx.Max) else mathfn.minimum)(a, b, self._bind)
         name = node.op.name if isinstance(node.op, ir.Op) else ""
         if name == "tirx.if_then_else":
-            condition = self._lower(node.args[0], bound)
-            then, otherwise = (self._scoped(a, bound) for a in node.args[1:])
-            return tirx.if_then_else(condition, then, otherwise)
+            return self._guarded(node, bound)
         arguments = [self._lower(a, bound) for a in node.args]
         expanded = mathfn.expand(name, str(node.ty.dtype), arguments, self._bind)
         return expanded if expanded is not None else ir.Call(node.op, arguments, node.attrs, node.ty_args, ret_ty=node.ty)
+
+    def _guarded(self, node: ir.Call, bound: dict[int, Expr]) -> Expr:
+        """A guard over plain loads stays one; if its arms compute, they do so always, from indices clamped into range."""
+        condition = self._lower(node.args[0], bound)
+        before, self._trial = self._trial, []
+        arms = [self._lower(a, bound) for a in node.args[1:]]
+        names, self._trial = self._trial, before
+        if not names:
+            return tirx.if_then_else(condition, *arms)
+        self._clamping += 1
+        arms = [self._lower(a, bound) for a in node.args[1:]]
+        self._clamping -= 1
+        return tirx.Select(condition, *arms)
 
     def _load(self, buffer: Buffer, indices: list[Expr]) -> Expr:
         read = self._registers.get(key(buffer))
@@ -263,18 +267,37 @@ class Evaluator:
             return read(indices)
         stage = self._pointwise.get(key(buffer))
         if stage is None:
-            return self._operand(buffer, indices)
+            return self._operand(buffer, clamped(buffer, indices) if self._clamping else indices)
         place = (key(buffer), tvm_ffi.StructuralKey(tvm_ffi.convert(indices)))
-        for scope in self._scopes:
-            if place in scope.known:
-                return scope.known[place]
+        if place in self._known:
+            return self._known[place]
         bound = {key(a.var): index for a, index in zip(stage.axes, indices, strict=True)}
         value = self._bind(self._lower(stage.value, bound))
-        self._scopes[-1].known[place] = value
+        if self._trial is None:
+            self._known[place] = value
         return value
 
 
-@dataclass
-class _Scope:
-    lets: list[tuple[Var, Expr]] = field(default_factory=list)
-    known: dict[Any, Expr] = field(default_factory=dict)
+def clamped(buffer: Buffer, indices: Sequence[Expr]) -> list[Expr]:
+    """Indices moved into the buffer; a bare variable or constant is inside already."""
+    return [
+        i if isinstance(i, ir.Var | tirx.IntImm) else tirx.max(tirx.min(i, extent - 1), index(0))
+        for i, extent in zip(indices, buffer.shape, strict=True)
+    ]
+
+
+def _unguarded(value: Expr) -> Expr:
+    """`value` without guards: TVM makes a loop of its own of a named value whose guard varies along a vector, and so
+    leaves the last lane's value to all."""
+
+    def select(node: ir.Call, mutator: Any) -> Expr:
+        if not (isinstance(node.op, ir.Op) and node.op.name == "tirx.if_then_else"):
+            return mutator.default_mutate(node)
+        arms = [tvm_ffi.structural_map(a, (ir.TensorLoad, _clamped_load)) for a in node.args[1:]]
+        return tirx.Select(*(mutator.mutate(e) for e in (node.args[0], *arms)))
+
+    return tvm_ffi.structural_mutate(value, [(ir.Call, select)])
+
+
+def _clamped_load(load: ir.TensorLoad) -> Expr:
+    return tirx.BufferLoad(load.source, clamped(load.source, load.indices))
