@@ -99,7 +99,7 @@ ROPE = register(
     OpDef(
         name="rope",
         doc="Rotary positions: pairs of channels of `[…, T, D]` turned by angles that grow with the token's index.",
-        line="x:float[*b, t!, d!] -> [*b, t, d]",
+        line="x:float[*b, t!, d!~] -> [*b, t, d]",
         params=RopeParams,
         check=_check_rope,
         flops=3,

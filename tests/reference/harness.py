@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,17 +130,32 @@ def _at(found: str, dtype: str) -> str:
     return dtype if dtype == "f64" and found in FLOATS else found
 
 
+@dataclass(frozen=True)
+class Step:
+    """One node of a run: what it was given and made, and `compute(operands, weights)` to do it again otherwise."""
+
+    node: Node
+    operands: list[Tensor]
+    weights: dict[str, Tensor]
+    results: tuple[Tensor, ...]
+    sizes: Mapping[str, Dim]
+    compute: Callable[[list[Tensor], Mapping[str, Tensor]], tuple[Tensor, ...]]
+
+
 def run_reference(
-    graph: Graph, values: Sequence[Tensor], parameters: Mapping[str, Tensor], dtype: str = "f32"
+    graph: Graph,
+    values: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
+    dtype: str = "f32",
+    *,
+    sizes: Mapping[str, Dim] | None = None,
+    steps: list[Step] | None = None,
 ) -> list[Tensor]:
-    """The outputs of a graph, every node computed by the reference of its op, floats at `dtype`."""
-    return _run(graph, list(values), parameters, dtype, {})
+    """The outputs of a graph, every node computed by the reference of its op, floats at `dtype`.
 
-
-def _run(
-    graph: Graph, values: list[Tensor], parameters: Mapping[str, Tensor], dtype: str, outer: Mapping[str, Dim]
-) -> list[Tensor]:
-    sizes = dict(outer)
+    `sizes` are those of symbols from outside a region; `steps` collects what each node did.
+    """
+    sizes = dict(sizes or {})
     env: dict[Value, Tensor] = {}
     for value, tensor in zip(graph.inputs, values, strict=True):
         env[value] = tensor
@@ -147,30 +163,39 @@ def _run(
             if isinstance(dim, Expr) and str(dim).isidentifier():
                 sizes[str(dim)] = size
     for node in graph.nodes:
-        tensors = [env[v] for v in node.inputs]
-        results = _node(node, tensors, parameters, dtype, sizes)
+        given = [env[v] for v in node.inputs]
+        operands, captured = given[: len(node.operands)], given[len(node.operands) :]
+        own = {role: parameters[parameter.name] for role, parameter in node.weights.items()}
+        compute = _computation(node, captured, parameters, dtype, sizes)
+        results = compute(operands, own)
         for value, result in zip(node.outputs, results, strict=True):
             shape = tuple(substitute(d, sizes) for d in value.type.shape)
             assert tuple(result.shape) == shape, f"{node}: reference made {tuple(result.shape)}, inferred {shape}"
             assert result.dtype == DTYPES[_at(value.type.dtype, dtype)], f"{node}: reference made {result.dtype}"
             env[value] = result
+        if steps is not None:
+            steps.append(Step(node, operands, own, results, sizes, compute))
     return [env[v] for v in graph.outputs]
 
 
-def _node(
-    node: Node, tensors: list[Tensor], parameters: Mapping[str, Tensor], dtype: str, sizes: Mapping[str, Dim]
-) -> tuple[Tensor, ...]:
-    operands, captured = tensors[: len(node.operands)], tensors[len(node.operands) :]
+def _computation(
+    node: Node, captured: list[Tensor], parameters: Mapping[str, Tensor], dtype: str, sizes: Mapping[str, Dim]
+) -> Callable[[list[Tensor], Mapping[str, Tensor]], tuple[Tensor, ...]]:
+    """The reference of a node with everything but its operands and weights filled in."""
     fields = type(node.params).model_fields
     params = {f.alias or name: _concrete(getattr(node.params, name), sizes) for name, f in fields.items()}
     if "dtype" in params:
         params["dtype"] = _at(params["dtype"], dtype)
-    own = {role: parameters[parameter.name] for role, parameter in node.weights.items()}
     regions = [
-        lambda *xs, region=region: _run(region, [*xs, *captured], parameters, dtype, sizes) for region in node.regions
+        lambda *xs, region=region: run_reference(region, [*xs, *captured], parameters, dtype, sizes=sizes)
+        for region in node.regions
     ]
-    result = REFERENCE[node.op.name](params, operands, own, *([regions] if regions else []))
-    return result if isinstance(result, tuple) else (result,)
+
+    def compute(operands: list[Tensor], own: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        result = REFERENCE[node.op.name](params, operands, own, *([regions] if regions else []))
+        return result if isinstance(result, tuple) else (result,)
+
+    return compute
 
 
 def _concrete(value: Any, sizes: Mapping[str, Dim]) -> Any:
