@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from archc.grammar.syntax import Formal
 from archc.grammar.values import Bundle, Module, Poison, Tensor, describe, flatten, is_number, is_tensor, spell, tensors_of
@@ -125,6 +126,10 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
         else:
             allowed = [*regions, *fields, *operand_names, "name"]
             raise _unknown(op.name, key, allowed, argument)
+    for role in weights:  # giving a bias says that there is one
+        switch = op.weights[role].when
+        if switch in fields and written_fields(op.params)[switch].annotation is bool:
+            params.setdefault(switch, Argument(True, arguments.span))
     late = any(weight.tied for weight in op.weights.values())
     checked = None if late else validate(op, params, arguments.span)
     return OpArguments(checked, tuple(operands), named, weights, bodies, name, params)

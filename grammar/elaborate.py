@@ -74,7 +74,8 @@ from archc.grammar.values import (
 )
 from archc.ir.diagnostics import CompileError, DiagnosticSink, Span, did_you_mean, fail
 from archc.ir.graph import Graph, Parameter, Value
-from archc.ir.op import REGISTRY, OpDef, Params
+from archc.ir.op import REGISTRY, OpDef, Params, bind
+from archc.ir.op import Call as OpApplication
 from archc.ir.ops.plugins import load_plugins
 from archc.ir.signature import Letter, parse_signature
 from archc.ir.types import FLOATS, INTEGERS
@@ -330,7 +331,7 @@ class Elaborator:
 
     def _call(self, expr: Call, env: Env, at: Place, wants_module: bool) -> Any:
         if isinstance(expr.callee, Ref):
-            callee = self.meaning(expr.callee, env, at)
+            callee = self._callee(expr.callee, env, at)
         else:
             callee = self.evaluate(expr.callee, env, at, wants_module=True)
         if callee is POISON:
@@ -353,6 +354,13 @@ class Elaborator:
         if isinstance(callee, Definition):
             callee = self.call_definition(callee, Arguments((), {}, expr.callee.span), at)
         return self._feed(callee, arguments, expr, at, wants_module)
+
+    def _callee(self, expr: Ref, env: Env, at: Place) -> Any:
+        """What a called name means. A tensor cannot be called: beside a port named `add`, `add(…)` is still the op."""
+        found = env.look_up(expr.name)
+        if isinstance(found, Tensor | Bundle | Pending) or is_number(found):
+            return CONSTRUCTS.get(expr.name) or REGISTRY.get(expr.name) or self.meaning(expr, env, at)
+        return self.meaning(expr, env, at)
 
     def _arguments(self, expr: Call, callee: Any, env: Env, at: Place) -> Arguments:
         bodies = region_names(callee) if isinstance(callee, OpDef) else ()
@@ -593,6 +601,8 @@ class Elaborator:
         for role, argument in call.bound.weights.items():
             if not isinstance(argument.value, str):
                 given[role] = self.shared_weight(argument)
+            elif at.scope.tied and argument.value in self.names.parameters:
+                given[role] = self.names.parameters[argument.value][0]
         for role, weight in call.op.weights.items():
             if weight.tied and role not in given:
                 raise fail("E0206", f"`{call.op.name}` needs a share whose {role} it uses", call.span,
@@ -620,29 +630,18 @@ class Elaborator:
         value = argument.value
         shared, role = (value.shared, value.role) if isinstance(value, SharedWeight) else (value, "weight")
         assert isinstance(shared, Shared)
-        _, prefix = shared.paths()
-        found = self.names.parameters.get(f"{prefix}.{role}")
-        if found is None:
-            made = self._declared(shared, prefix, role)
-            if made is not None:
-                return made
-            raise fail("E0212", f"`{shared.name}` has no weight `{role}` yet", argument.span,
-                       help="apply the share before this use of its weight")  # fmt: skip
-        return found[0]
-
-    def _declared(self, shared: Shared, prefix: str, role: str) -> Parameter | None:
-        """The weight of `share w = parameter(…)`, which needs no application to be known."""
-        from archc.ir.op import Call as OpApplication
-        from archc.ir.op import bind
-
         call = shared.module
-        if not isinstance(call, OpCall) or call.op.operand_names or call.op.regions or role not in call.op.weights:
-            return None
-        spec = bind(call.op, OpApplication(call.bound.params, ())).weights[role]
-        chosen = call.bound.weights.get(role)
-        name = chosen.value if chosen is not None else f"{prefix}.{role}"
+        chosen = call.bound.weights.get(role) if isinstance(call, OpCall) else None
+        if chosen is not None and not isinstance(chosen.value, str):
+            return self.shared_weight(chosen)
+        name = chosen.value if chosen is not None else f"{shared.paths()[1]}.{role}"
         if name in self.names.parameters:
             return self.names.parameters[name][0]
+        if not isinstance(call, OpCall) or call.op.operand_names or call.op.regions or role not in call.op.weights:
+            raise fail("E0212", f"`{shared.name}` has no weight `{role}` yet", argument.span,
+                       help="apply the share before this use of its weight")  # fmt: skip
+        # the weight of `share w = parameter(…)` needs no application to be known
+        spec = bind(call.op, OpApplication(call.bound.params, ())).weights[role]
         parameter = Parameter(name, spec.type, spec.init, spec.trainable)
         self.names.add_parameter(parameter, shared.span)
         return parameter

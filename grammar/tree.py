@@ -278,14 +278,16 @@ class TreeBuilder:
 
     def _unescape(self, text: str, span: Span) -> str:
         def resolve(match: re.Match[str]) -> str:
+            if match[1].startswith("u{") and int(match[1][2:-1], 16) <= 0x10FFFF:
+                return chr(int(match[1][2:-1], 16))
             if match[1] not in _ESCAPES:
                 column = span.column + 1 + match.start()
                 place = Span(span.file, span.line, column, span.line, column + 2)
-                message = 'a string knows the escapes \\", \\\\, \\n and \\t'
+                message = 'a string knows the escapes \\", \\\\, \\n, \\t and \\u{e9}'
                 self._note("E0106", message, place, "not one of them", help="write `\\\\` for a backslash")
             return _ESCAPES.get(match[1], match[1])
 
-        return re.sub(r"\\(.)", resolve, text)
+        return re.sub(r"\\(u\{[0-9a-fA-F]{1,6}\}|.)", resolve, text)
 
     def true(self, c: list[Any], span: Span) -> s.Boolean:
         return s.Boolean(True, span)
