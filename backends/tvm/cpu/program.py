@@ -216,8 +216,8 @@ class Evaluator:
         return (mathfn.maximum if combiner == "max" else mathfn.minimum)(a, b, self._bind)
 
     def _bind(self, value: Expr) -> Expr:
-        """Name a value, so that it is computed once."""
-        if isinstance(value, ir.Var | tirx.IntImm | tirx.FloatImm):
+        """Name a value, so that it is computed once (not bools: TVM cannot bind a vector of them)."""
+        if isinstance(value, ir.Var | tirx.IntImm | tirx.FloatImm) or str(value.ty.dtype) == "bool":
             return value
         if self._trial is not None:
             self._trial.append(value)
