@@ -1,4 +1,4 @@
-"""The artifact: one file that holds a compiled network and all that is known about it. Reading it needs no tvm, no torch.
+"""The artifact: one file that holds a compiled network and all that is known about it; read without tvm or torch.
 
 Layout, little-endian::
 
@@ -107,7 +107,7 @@ class Section(_Record):
 class Manifest(Facts):
     """What an artifact says of itself."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     created_by: str
     entry: str = "main"
     code: Literal["shared", "object"]
@@ -353,7 +353,9 @@ def _safetensors(constants: Sequence[Array]) -> list[Any]:
     """
     names = {"f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16", "i64": "I64", "i32": "I32", "i8": "I8"}
     names |= {"u8": "U8", "bool": "BOOL", "i16": "I16", "u32": "U32", "u64": "U64"}
-    order = sorted(range(len(constants)), key=lambda i: (constants[i].nbytes % ALIGNMENT != 0, -constants[i].itemsize, i))
+    order = sorted(
+        range(len(constants)), key=lambda i: (constants[i].nbytes % ALIGNMENT != 0, -constants[i].itemsize, i)
+    )
     header, offset, data = {}, 0, []
     for i in order:
         array = np.ascontiguousarray(constants[i])
@@ -377,7 +379,9 @@ def _sha256(chunks: Iterable[Any]) -> str:
 
 
 def _damaged(path: Path, label: str) -> CompileError:
-    return fail("E0511", f"the artifact `{path}` is damaged", label=label, help="copy the file again, or compile it again")
+    return fail(
+        "E0511", f"the artifact `{path}` is damaged", label=label, help="copy the file again, or compile it again"
+    )
 
 
 def _mapped(path: Path) -> memoryview:

@@ -1,7 +1,7 @@
 """The compile cache: artifacts by what they were made from, and the libraries that loaded artifacts run.
 
-Everything lies in one private folder (`$ARCHC_CACHE`, else the user's cache folder): `artifacts/KEY.archc`, `locks/`, and
-`lib/SHA256.so`. Code is loaded from here, so the folder must belong to the user and be writable to nobody else.
+Everything lies in one private folder (`$ARCHC_CACHE`, else the user's cache folder): `artifacts/KEY.archc`, `locks/`,
+and `lib/SHA256.so`. Code is loaded from here, so the folder must belong to the user and be writable to nobody else.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -116,7 +117,7 @@ class Cache:
 
     def path(self, key: str) -> Path:
         """Where the artifact of `key` is, or would be."""
-        assert len(key) == 64 and set(key) <= set("0123456789abcdef"), "a key comes from cache_key"
+        assert re.fullmatch("[0-9a-f]{64}", key), "a key comes from cache_key"
         return self._artifacts / f"{key}.archc"
 
     def get(self, key: str) -> Path | None:

@@ -72,7 +72,9 @@ def _linker(_: float) -> Check:
         command = [compiler, "-shared", "-fPIC", "-o", f"{folder}/probe.so", str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     if done.returncode:
-        return Check("c++ compiler", False, _last_line(done.stderr), "reinstall it, or name another in $CXX", needed_for)
+        return Check(
+            "c++ compiler", False, _last_line(done.stderr), "reinstall it, or name another in $CXX", needed_for
+        )
     return Check("c++ compiler", True, compiler, "", needed_for)
 
 

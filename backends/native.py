@@ -1,7 +1,7 @@
 """The native side of TVM, loaded without torch and, for running, without tvm.
 
-`import tvm_ffi` imports torch wherever torch is installed: 2.8 s and half a gigabyte for nothing. Running an artifact needs
-only `libtvm_ffi` and `libtvm_runtime`: 60 ms.
+`import tvm_ffi` imports torch wherever torch is installed: 2.8 s and half a gigabyte for nothing. Running an artifact
+needs only `libtvm_ffi` and `libtvm_runtime`: 60 ms.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def runtime() -> Any:
     try:
         with without_torch():
             import tvm_ffi
-        ctypes.CDLL(str(folder / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+        _runtime_library()
         if (extra := folder / "libtvm_runtime_extra.so").exists():  # sorting, random numbers
             ctypes.CDLL(str(extra))
     except (ImportError, OSError) as error:
@@ -87,6 +87,43 @@ def runtime() -> Any:
             "E0514", f"TVM's runtime cannot be loaded: {error}", help="reinstall apache-tvm", exit_code=4
         ) from error
     return tvm_ffi
+
+
+@cache
+def _runtime_library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(library_folder() / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+
+
+_workers = threading.local()
+
+
+def use_threads(count: int) -> None:
+    """Let what this thread runs from now on use `count` threads, itself included.
+
+    Every calling thread has a pool of workers, whose size TVM fixes when it is first needed (by default at half the
+    processors it sees). So the pool is made as large as the machine, once more than one thread is asked for, and used
+    in part: `count` is at most the larger of its first value above 1 and the number of processors.
+
+    Raises E0523 in a process that was forked from one in which this thread had workers: they are not here.
+    """
+    if count > 1 and getattr(_workers, "process", os.getpid()) != os.getpid():
+        raise fail(
+            "E0523",
+            "this process was forked from one that was running compiled code on several threads, which are not here",
+            help="load and run with `threads=1`, or start processes with `multiprocessing.get_context('spawn')`",
+        )
+    if getattr(_workers, "used", None) == count:
+        return
+    if count == 1:  # without touching the pool: it may not exist, and may stay so
+        _runtime_library()._ZN3tvm7runtime9threading17SetMaxConcurrencyEi(1)
+    else:
+        configure = global_function("runtime.config_threadpool")
+        if not hasattr(_workers, "process"):
+            size = max(count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+            configure(1, size, ["0"] * size)  # (big cores, workers, and as many CPUs, which calm_threads has it ignore)
+            _workers.process = os.getpid()
+        configure(1, count, ["0"] * count)
+    _workers.used = count
 
 
 def cuda_libraries() -> list[str]:

@@ -43,7 +43,7 @@ class KernelTime:
 @dataclass(frozen=True)
 class Profile:
     """A measured artifact. `total_ms` is the median run without instruments; the kernels' sum exceeds it a little,
-    as looking at a clock costs about 2 µs per call. `events` are those of one run."""
+    as looking at the clock costs about 2 µs per call. `events` are those of one run."""
 
     name: str
     target: str
@@ -151,33 +151,45 @@ class _Recorder:
 
     def restart(self) -> None:
         self.events: list[Event] = []
-        self.open: list[tuple[float, float]] = []  # start, and the time spent in callees so far
+        self.open: list[_Open] = []
         self.origin = time.perf_counter()
 
     def __call__(self, function: Any, name: str, before: bool, result: Any, *args: Any) -> int:
-        if before:
-            self.open.append((time.perf_counter(), 0.0))
-            return 0
-        self.artifact.synchronise()
         now = time.perf_counter()
-        start, inner = self.open.pop()
-        if self.open:
-            outer, spent = self.open[-1]
-            self.open[-1] = outer, spent + now - start
+        if before:
+            self.open.append(_Open(entered=now))
+            self.open[-1].start = time.perf_counter()
+            return 0
+        if self.artifact.device == "cuda":
+            self.artifact.synchronise()
+            now = time.perf_counter()
+        call = self.open.pop()
         operands = tuple(f"{a.dtype}{list(a.shape)}" for a in args if hasattr(a, "dtype") and hasattr(a, "shape"))
-        self.events.append(Event(name, (start - self.origin) * 1e6, (now - start - inner) * 1e6, operands))
+        own = (now - call.start - call.inner) * 1e6
+        self.events.append(Event(name, (call.start - self.origin) * 1e6, own, operands))
+        if self.open:  # our own looking is not the caller's time either
+            self.open[-1].inner += time.perf_counter() - call.entered
         return 0
+
+
+@dataclass
+class _Open:
+    """A call that has begun: when we were told, when it started, and what its callees have taken so far (seconds)."""
+
+    entered: float
+    start: float = 0.0
+    inner: float = 0.0
 
 
 def _totals(recorded: list[list[Event]]) -> tuple[KernelTime, ...]:
     per_run = []
     for events in recorded:
-        total: Counter[str] = Counter()
+        total: dict[str, float] = {}
         for event in events:
-            total[_group(event.name)] += event.duration_us / 1e3  # type: ignore[assignment]
+            total[_group(event.name)] = total.get(_group(event.name), 0.0) + event.duration_us / 1e3
         per_run.append(total)
     calls = Counter(_group(e.name) for e in recorded[-1])
-    medians = {name: statistics.median(float(run[name]) for run in per_run) for name in calls}
+    medians = {name: statistics.median(run.get(name, 0.0) for run in per_run) for name in calls}
     whole = sum(medians.values()) or 1.0
     kernels = [KernelTime(name, calls[name], ms, ms / whole) for name, ms in medians.items()]
     return tuple(sorted(kernels, key=lambda k: (-k.ms, k.name)))

@@ -28,7 +28,6 @@ from archc.ir.diagnostics import CompileError, Diagnostic, DiagnosticSink, did_y
 Device = Literal["cpu", "cuda"]
 _CPU, _CUDA, _POOLED = 1, 2, 2  # DLPack's device types; TVM's pooled allocator
 
-_worker = threading.local()
 _function = functools.cache(native.global_function)
 
 
@@ -101,17 +100,19 @@ class Artifact:
         """The outputs by name for inputs by name: numpy arrays, or anything that speaks DLPack, such as torch tensors.
 
         Raises, gathered: E0520 (an input is missing or unknown), E0521 (dtype), E0522 (shape); and E0523 (in a process
-        forked after loading), E0524 (the compiled code failed).
+        forked after workers were started), E0524 (the compiled code failed).
         """
         tensors = self.tensors(inputs)
         with self.machine() as machine:
             return self.outputs(self.invoke(machine, tensors))
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        """Inputs in order or by name; the output, or a tuple when there are several. torch tensors give torch tensors."""
+        """Inputs in order or by name; the output, or a tuple of several. torch tensors give torch tensors."""
         ports = self.manifest.inputs
         if len(args) > len(ports):
-            raise fail("E0520", f"`{self.manifest.name}` takes {len(ports)} inputs; found {len(args)}", help=self._usage())
+            raise fail(
+                "E0520", f"`{self.manifest.name}` takes {len(ports)} inputs; found {len(args)}", help=self._usage()
+            )
         inputs = dict(zip((p.name for p in ports), args, strict=False))
         if twice := inputs.keys() & named.keys():
             raise fail("E0520", f"input `{min(twice)}` is given twice", help=self._usage())
@@ -150,13 +151,13 @@ class Artifact:
 
     def invoke(self, machine: Any, tensors: Sequence[Any]) -> Any:
         """Call the program; the result as TVM gives it."""
-        if self._process != os.getpid():
+        if self.device == "cuda" and self._process != os.getpid():
             raise fail(
                 "E0523",
-                "this artifact was loaded before the process was forked, and its worker threads are not here",
-                help="load it in the child, or start processes with `multiprocessing.set_start_method('spawn')`",
+                "this artifact was put on the GPU before the process was forked; CUDA does not survive that",
+                help="load it in the child, and start that with `multiprocessing.get_context('spawn')`",
             )
-        self._limit_threads()
+        native.use_threads(self.threads)
         try:
             return machine[self.manifest.entry](*tensors, *self._weights)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -220,12 +221,6 @@ class Artifact:
     def _usage(self) -> str:
         return "inputs: " + ", ".join(str(p) for p in self.manifest.inputs)
 
-    def _limit_threads(self) -> None:
-        """Each calling thread has its own pool of workers; size this thread's for us."""
-        if getattr(_worker, "threads", None) != self.threads:
-            _function("runtime.config_threadpool")(1, self.threads)
-            _worker.threads = self.threads
-
     def _place(self, array: Array) -> Any:
         """The array as a TVM tensor on the device, sharing its memory on the CPU where it is aligned."""
         array = _aligned(array)
@@ -247,9 +242,7 @@ class Artifact:
         """A copy: a program may return an input, a weight, or memory that the next call reuses."""
         out = np.empty(tuple(tensor.shape), numpy_dtype(port.dtype))
         if out.size:
-            _function("runtime.TVMTensorCopyToBytes")(
-                tensor, ctypes.c_void_p(out.ctypes.data), out.nbytes
-            )
+            _function("runtime.TVMTensorCopyToBytes")(tensor, ctypes.c_void_p(out.ctypes.data), out.nbytes)
         return out
 
 

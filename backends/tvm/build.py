@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from archc.backends.artifact import Facts, Manifest, write_artifact
+from archc.backends.tvm.canonical import pipeline
 from archc.backends.tvm.cuda import build_cuda
 from archc.backends.tvm.elf import function_sizes
 from archc.backends.tvm.lift import lift_constants
@@ -47,16 +48,15 @@ def compile_module(
     weights are constants in it. `optimise(module, target, threads=…)` schedules for the CPU; by default it is
     `archc.backends.tvm.cpu.optimise`. Equal arguments give equal bytes.
 
-    Raises E0502 (no CUDA compiler), E0503 (an architecture that it does not know), E0504 (no C++ compiler); exit code 4.
+    Raises E0502 (no CUDA compiler), E0503 (an architecture it does not know), E0504 (no C++ compiler); exit code 4.
     """
     if spec.kind == "cuda":
         module, constants = lift_constants(module)
         library = Library(*build_cuda(module, spec))
     else:
         target = spec.to_tvm()
-        if optimise is None:
-            from archc.backends.tvm.cpu import optimise
-        module, constants = lift_constants(optimise(module, target, threads=spec.threads))
+        schedule = optimise or _own_schedule()
+        module, constants = lift_constants(schedule(module, target, threads=spec.threads))
         library = build(module, spec)
     return write_artifact(
         path,
@@ -71,11 +71,17 @@ def compile_module(
     )
 
 
+def _own_schedule() -> Optimise:
+    from archc.backends.tvm.cpu import optimise
+
+    return optimise
+
+
 def build(module: Any, spec: TargetSpec) -> Library:
     """Generate code for a CPU and link it. What `module` does is not changed: schedule it first."""
     target = spec.to_tvm()
     linker = linker_for(spec)
-    executable = tvm.compile(module, target)
+    executable = tvm.compile(module, target, relax_pipeline=pipeline(tvm.relax.get_pipeline("default")))
     with tempfile.TemporaryDirectory(prefix="archc-") as folder:
         output = Path(folder) / "library"
         executable.export_library(str(output), fcompile=Linker(linker), workspace_dir=folder)
@@ -86,5 +92,7 @@ def build(module: Any, spec: TargetSpec) -> Library:
 def cpu_report(library: bytes) -> dict[str, Any]:
     """Each kernel of a shared library with the size of its code in bytes, the largest first."""
     sizes = function_sizes(library)
-    kernels = [{"name": n.removeprefix("__tvm_ffi_"), "bytes": s} for n, s in sizes.items() if n.startswith("__tvm_ffi_")]
+    kernels = [
+        {"name": n.removeprefix("__tvm_ffi_"), "bytes": s} for n, s in sizes.items() if n.startswith("__tvm_ffi_")
+    ]
     return {"kernels": sorted(kernels, key=lambda k: (-int(k["bytes"]), k["name"]))}

@@ -1,7 +1,7 @@
 """GPU code without a GPU: machine code for several architectures, and PTX, in one library.
 
-TVM's CUDA runtime loads only where the driver's `libcuda.so.1` is, and without it TVM quietly embeds C source instead of
-machine code. So code is generated in a child process that finds a stub driver when there is no real one, and that
+TVM's CUDA runtime loads only where the driver's `libcuda.so.1` is, and without it TVM quietly embeds C source instead
+of machine code. So code is generated in a child process that finds a stub driver when there is no real one, and that
 replaces TVM's compiler callback by ours. The caller's process never sees the stub.
 """
 
@@ -28,9 +28,16 @@ from archc.ir.diagnostics import fail
 
 # What libtvm_runtime_cuda.so takes from the driver. The stub's answer is CUDA_ERROR_UNKNOWN: it is never to be called.
 _DRIVER_FUNCTIONS = (
-    "cuDeviceGetName cuFuncSetAttribute cuGetErrorName cuGetErrorString cuLaunchKernelEx cuModuleGetFunction "
-    "cuModuleLoadData cuModuleUnload cuTensorMapEncodeTiled"
-).split()
+    "cuDeviceGetName",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuLaunchKernelEx",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuTensorMapEncodeTiled",
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def compile_source(code: str, arches: Sequence[str], compiler: CudaCompiler) -> 
 
 
 def compile_nvcc(code: str, arches: Sequence[str], nvcc: str) -> tuple[bytes, list[dict[str, Any]]]:
-    """A fat binary of `code`: machine code per architecture and PTX of the highest; and what ptxas says of the kernels."""
+    """A fat binary of `code`: machine code per architecture, PTX of the highest; and what ptxas says of the kernels."""
     with tempfile.TemporaryDirectory(prefix="archc-nvcc-") as name:
         folder = Path(name)
         (folder / "kernels.cu").write_text(code)
@@ -207,7 +214,10 @@ def fatbin_images(data: bytes) -> list[str]:
     place += header
     end, images = min(place + rest, len(data)), []
     while place + 64 <= end:
-        kind, length, size, arch = *struct.unpack_from("<H2xIQ", data, place), *struct.unpack_from("<I", data, place + 28)
+        kind, length, size, arch = (
+            *struct.unpack_from("<H2xIQ", data, place),
+            *struct.unpack_from("<I", data, place + 28),
+        )
         images.append(f"sm_{arch}" if kind == 2 else f"ptx {arch}")
         place += length + size
     return sorted(images, key=lambda i: (i[:3] == "ptx", i))
@@ -215,6 +225,7 @@ def fatbin_images(data: bytes) -> list[str]:
 
 def _child(folder: Path) -> dict[str, Any]:
     """What the child process does: generate, compile, link; its files are in `folder`."""
+    from archc.backends.tvm.canonical import pipeline
     from archc.backends.tvm.load import tvm, tvm_ffi
 
     spec = TargetSpec.model_validate_json((folder / "spec.json").read_text())
@@ -228,7 +239,8 @@ def _child(folder: Path) -> dict[str, Any]:
 
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", callback, override=True)
     module = tvm.ir.load_json((folder / "module.json").read_text())
-    executable = tvm.compile(module, spec.to_tvm())
+    target = spec.to_tvm()
+    executable = tvm.compile(module, target, relax_pipeline=pipeline(tvm.relax.get_default_pipeline(target)))
     work = folder / "work"
     work.mkdir()
     executable.export_library(str(work / "library"), fcompile=Linker(linker), workspace_dir=str(work))

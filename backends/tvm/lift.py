@@ -54,7 +54,7 @@ def lift_constants(module: Any, *, entry: str = "main", smallest: int = SMALL) -
 
 
 @relax.expr_functor.mutator
-class _Lift(relax.expr_functor.PyExprMutator):  # type: ignore[misc]
+class _Lift(relax.expr_functor.PyExprMutator):  # type: ignore[misc,name-defined]
     """Rewrites one function: constants become elements of the parameter, calls hand it on."""
 
     def __init__(self, constants: list[Any], order: dict[Any, int], fresh: dict[Any, Any]) -> None:
@@ -105,7 +105,7 @@ def _declared(gv: Any, function: Any) -> Any:
 
 def _bytes(constant: Any) -> int:
     array = constant.value
-    return math.prod(int(n) for n in array.shape) * (array.dtype.bits + 7) // 8
+    return math.prod(int(n) for n in array.shape) * ((int(array.dtype.bits) + 7) // 8)
 
 
 def _large_constants(function: Any, smallest: int) -> list[Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 def find_nvrtc() -> str | None:
     """The version of a usable nvrtc, or None where the library, the packer or CUDA's headers are missing."""
     with contextlib.suppress(ImportError):
-        from cuda.bindings import nvfatbin, nvrtc
+        from cuda.bindings import nvfatbin, nvrtc  # type: ignore[import-not-found,unused-ignore]
 
         try:
             _, major, minor = nvrtc.nvrtcVersion()

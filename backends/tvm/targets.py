@@ -54,15 +54,17 @@ _KNOWN = {**_AMD, **_INTEL, **_LEVELS, **dict.fromkeys(["broadwell", "skylake", 
 
 DEFAULT_ARCHES = ("sm_80", "sm_90")
 _NAMES = ("cpu", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "cuda")
-_HELP = "use `cpu`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `aarch64`, `cuda`, `cuda:sm_80,sm_90`, or a TVM target as JSON"
+_HELP = (
+    "use `cpu`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `aarch64`, `cuda`, `cuda:sm_80,sm_90`, or a TVM target as JSON"
+)
 
 
 class TargetSpec(BaseModel):
     """A machine to compile for.
 
-    `mcpu`, `mattr` and `triple` describe the host side in LLVM's words; `arches` the GPU, where there is one. `features`
-    are the CPU features (as in /proc/cpuinfo) that a machine needs to run the result. `threads` is what the kernels are
-    tuned for; it can be changed when they are run.
+    `mcpu`, `mattr` and `triple` describe the host side in LLVM's words; `arches` the GPU, where there is one.
+    `features` are the CPU features (as in /proc/cpuinfo) that a machine needs to run the result. `threads` is what the
+    kernels are tuned for; it can be changed when they are run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,7 +168,7 @@ def parse_target(text: str, *, threads: int = 1) -> TargetSpec:
         return _from_json(text, threads)
     name, colon, arches = text.partition(":")
     if name == "cuda":
-        return _cuda([a.strip() for a in arches.split(",")] if colon else list(DEFAULT_ARCHES), _native(), threads)
+        return _cuda([a.strip() for a in arches.split(",")] if colon else list(DEFAULT_ARCHES), _launcher(), threads)
     if text == "cpu":
         return _native(threads)
     if text == "aarch64":
@@ -206,14 +208,18 @@ def _cpu(mcpu: str, triple: str, mattr: tuple[str, ...] = (), threads: int = 1) 
     )
 
 
-def _cuda(arches: list[str], native: TargetSpec, threads: int) -> TargetSpec:
+def _launcher() -> TargetSpec:
+    """The processor beside a GPU: it only launches kernels, so the plainest level keeps artifacts portable."""
+    native = _native()
+    return _cpu("x86-64-v2", native.triple) if native.machine == "x86_64" else native
+
+
+def _cuda(arches: list[str], processor: TargetSpec, threads: int) -> TargetSpec:
     for arch in arches:
         if not re.fullmatch(r"sm_\d{2,3}[af]?", arch):
             raise _unknown(arch, f"`{arch}` is not a CUDA architecture such as `sm_90`", list(DEFAULT_ARCHES))
     ordered = tuple(sorted(set(arches), key=lambda a: (int(re.sub(r"\D", "", a)), a)))
-    # host code only launches kernels: the plain level keeps the artifact portable between machines with a GPU
-    portable = _cpu("x86-64-v2", native.triple) if native.machine == "x86_64" else native
-    return portable.model_copy(update={"kind": "cuda", "arches": ordered, "threads": threads})
+    return processor.model_copy(update={"kind": "cuda", "arches": ordered, "threads": threads})
 
 
 def _from_words(text: str, threads: int) -> TargetSpec:
@@ -233,6 +239,8 @@ def _from_json(text: str, threads: int) -> TargetSpec:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _unknown(text, f"the target is not valid JSON: {error}", []) from None
+    if not isinstance(fields, dict):
+        raise _unknown(text, "a target in JSON is an object with a `kind`", [])
     return _from_fields(text, fields, threads)
 
 
@@ -247,16 +255,18 @@ def _from_fields(text: str, fields: dict[str, Any], threads: int) -> TargetSpec:
         needed = ", ".join(f"`{name}`" for name in sorted(allowed))
         raise _unknown(extra[0], f"a target of this kind has {needed}; found `{extra[0]}`", sorted(allowed))
     if fields["kind"] == "cuda":
-        native = _native()
+        processor = _launcher()
         if "host" in fields:
-            native = _from_json(json.dumps(fields["host"]), threads)
+            processor = _from_json(json.dumps(fields["host"]), threads)
+            if processor.kind != "cpu":
+                raise _unknown(text, "the host of a CUDA target is of kind llvm", [])
         arch = fields.get("arch", list(DEFAULT_ARCHES))
-        return _cuda([arch] if isinstance(arch, str) else [str(a) for a in arch], native, threads)
+        return _cuda([arch] if isinstance(arch, str) else [str(a) for a in arch], processor, threads)
     mattr = fields.get("mattr", [])
     words = [fields.get("mcpu", ""), fields.get("mtriple", "")]
     if not all(isinstance(w, str) for w in words) or not (
         isinstance(mattr, list) and all(isinstance(a, str) and re.fullmatch(r"[+-][\w.-]+", a) for a in mattr)
     ):
-        raise _unknown(text, "`mcpu` and `mtriple` are strings, and `mattr` a list such as `[\"+avx2\"]`", [])
+        raise _unknown(text, '`mcpu` and `mtriple` are strings, and `mattr` a list such as `["+avx2"]`', [])
     native = _native()
     return _cpu(words[0] or native.mcpu, words[1] or native.triple, tuple(mattr), threads)

@@ -1,0 +1,174 @@
+"""CUDA without a GPU: real machine code for several architectures, by nvcc or nvrtc, and no stub in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from archc.backends import native
+from archc.backends.artifact import Port, open_artifact
+from archc.backends.profile import static_report
+from archc.backends.runtime import load
+from archc.backends.tvm.cuda import compile_source, demand_arches, fatbin_images, find_cuda_compiler, ptxas_report
+from archc.backends.tvm.targets import parse_target
+from archc.ir.diagnostics import CompileError
+
+PROBE = 'extern "C" __global__ void probe(float* x) { x[threadIdx.x] += 1.0f; }'
+
+
+def have_compiler() -> bool:
+    try:
+        find_cuda_compiler()
+    except CompileError:
+        return False
+    return True
+
+
+needs_compiler = pytest.mark.skipif(not have_compiler(), reason="neither nvcc nor nvrtc is here")
+
+
+@pytest.fixture(scope="session")
+def cuda_path(compile_relax: Callable[..., Path], mlp: Any) -> Path:
+    return compile_relax(mlp.module(), mlp.facts(name="mlp-cuda"), spec=parse_target("cuda"))
+
+
+@needs_compiler
+def test_machine_code_for_both_architectures_and_ptx(cuda_path: Path) -> None:
+    opened = open_artifact(cuda_path)
+    assert fatbin_images(bytes(opened.section("library"))) == ["sm_80", "sm_90", "ptx 90"]
+    assert opened.report["images"] == ["sm_80", "sm_90", "ptx 90"]
+    assert b'extern "C" __global__' not in bytes(opened.section("library")), "no source in place of code"
+    assert opened.manifest.constants == 1
+    assert str(opened.manifest.target) == "cuda:sm_80,sm_90"
+
+
+@needs_compiler
+def test_what_ptxas_said_is_kept(cuda_path: Path) -> None:
+    if "nvcc" not in open_artifact(cuda_path).manifest.toolchain:
+        pytest.skip("only nvcc reports on kernels")
+    kernels = static_report(open_artifact(cuda_path))["kernels"]
+    assert {k["arch"] for k in kernels} == {"sm_80", "sm_90"}
+    assert all(0 < k["registers"] <= 255 for k in kernels)
+    assert all(k["spill_store_bytes"] == 0 for k in kernels)
+    assert any(k["shared_bytes"] for k in kernels), "dlight's matmul stages tiles in shared memory"
+
+
+@needs_compiler
+def test_equal_input_gives_equal_bytes(cuda_path: Path, compile_relax: Callable[..., Path], mlp: Any) -> None:
+    again = compile_relax(mlp.module(), mlp.facts(name="mlp-cuda"), spec=parse_target("cuda:sm_90,sm_80"))
+    assert again.read_bytes() == cuda_path.read_bytes()
+
+
+@needs_compiler
+def test_the_stub_driver_never_reaches_this_process(cuda_path: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs Linux's /proc")
+    assert "archc-cuda-" not in maps.read_text()
+
+
+@needs_compiler
+def test_without_a_gpu_it_says_so(cuda_path: Path) -> None:
+    if native.cuda_problem() is None:
+        pytest.skip("there is a GPU")
+    with pytest.raises(CompileError, match="E0508") as caught:
+        load(cuda_path)
+    assert caught.value.exit_code == 4
+    assert caught.value.diagnostics[0].label == native.cuda_problem()
+
+
+@needs_compiler
+def test_on_a_gpu_it_computes(cuda_path: Path, mlp: Any) -> None:
+    if native.cuda_problem():
+        pytest.skip(f"no GPU: {native.cuda_problem()}")
+    artifact = load(cuda_path)
+    for batch in (1, 33):
+        x = np.random.default_rng(batch).standard_normal((batch, 64), dtype=np.float32)
+        np.testing.assert_allclose(artifact(x), mlp.reference(x), rtol=1e-3, atol=1e-4)
+
+
+@needs_compiler
+def test_an_unknown_architecture_is_refused(compile_relax: Callable[..., Path], mlp: Any) -> None:
+    with pytest.raises(CompileError, match="E0503") as caught:
+        compile_relax(mlp.module(), mlp.facts(), spec=parse_target("cuda:sm_35"))
+    assert caught.value.exit_code == 4
+    demand_arches(find_cuda_compiler(), ["sm_90a"])
+
+
+def test_no_compiler_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHC_CUDA_COMPILER", "/nowhere/nvcc")
+    with pytest.raises(CompileError, match="E0502") as caught:
+        find_cuda_compiler()
+    assert caught.value.exit_code == 4
+    assert "nvidia-cuda-nvrtc" in (caught.value.diagnostics[0].help or "")
+
+
+def test_nvrtc_makes_the_same_kind_of_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHC_CUDA_COMPILER", "nvrtc")
+    if not have_compiler():
+        pytest.skip("nvrtc is not installed")
+    code = f"""
+from archc.backends.tvm.cuda import compile_source, fatbin_images, find_cuda_compiler
+print(fatbin_images(compile_source({PROBE!r}, ["sm_80", "sm_90"], find_cuda_compiler())[0]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "['sm_80', 'sm_90', 'ptx 90']"
+
+
+@needs_compiler
+def test_one_architecture_only() -> None:
+    compiler = find_cuda_compiler()
+    binary, report = compile_source(PROBE, ["sm_80"], compiler)
+    assert fatbin_images(binary) == ["sm_80", "ptx 80"]
+    assert [k["name"] for k in report] in (["probe"], [])
+    assert fatbin_images(b"no such thing") == []
+
+
+def test_spills_are_read_from_ptxas() -> None:
+    (kernel,) = ptxas_report(
+        "ptxas info    : Compiling entry function 'conv' for 'sm_80'\n"
+        "ptxas info    : Function properties for conv\n"
+        "    144 bytes stack frame, 312 bytes spill stores, 400 bytes spill loads\n"
+        "ptxas info    : Used 255 registers, used 1 barriers, 49152 bytes smem, 400 bytes cmem[0]\n"
+    )
+    assert kernel == {
+        "name": "conv",
+        "arch": "sm_80",
+        "registers": 255,
+        "shared_bytes": 49152,
+        "stack_bytes": 144,
+        "spill_store_bytes": 312,
+        "spill_load_bytes": 400,
+    }
+
+
+@needs_compiler
+def test_a_convolution_with_symbolic_batch(compile_relax: Callable[..., Path], mlp: Any) -> None:
+    from archc.backends.tvm.load import tvm
+
+    relax = tvm.relax
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((tvm.tirx.Var("N", "int64"), 16, 32, 32), "float32"))
+    weight = np.random.default_rng(0).standard_normal((32, 16, 3, 3), dtype=np.float32)
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit(relax.op.nn.relu(relax.op.nn.conv2d(x, relax.const(weight), padding=1)))
+            y = builder.emit_output(y)
+        builder.emit_func_output(y)
+    ports = {
+        "inputs": (Port(name="x", dtype="f32", dims=("N", 16, 32, 32)),),
+        "outputs": (Port(name="y", dtype="f32", dims=("N", 32, 32, 32)),),
+    }
+    path = compile_relax(builder.get(), mlp.facts(name="conv", **ports), spec=parse_target("cuda:sm_90"))
+    opened = open_artifact(path)
+    assert opened.report["images"] == ["sm_90", "ptx 90"]
+    np.testing.assert_array_equal(opened.constants()[0], weight)
