@@ -24,7 +24,7 @@ def symbol_sizes(graph: Graph, given: Mapping[str, int] | None = None) -> dict[s
 
 def index_bound(graph: Graph) -> int:
     """Integers below this are valid wherever the network looks something up."""
-    counts = [n.params.count for n in graph.walk() if n.op.name == "embedding"]
+    counts = [n.call.params.count for n in graph.walk() if n.op.name == "embedding"]
     return min(counts, default=2)
 
 

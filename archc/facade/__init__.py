@@ -1,0 +1,1 @@
+"""What `archc` offers as a Python library; every command is one function here."""
