@@ -14,6 +14,7 @@ from archc.ir.graph import GraphBuilder, Node, Value
 from archc.ir.init import Init, fan_in_uniform
 from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, Weight, register
 from archc.ir.ops.constants import CONSTANT
+from archc.ir.ops.elementwise import ADD, MUL
 from archc.ir.ops.linear import MATMUL
 from archc.ir.ops.pieces import CONCAT, PAD, SLICE
 from archc.ir.ops.shape import EXPAND, PERMUTE, RESHAPE
@@ -365,25 +366,52 @@ def _upsample_flops(call: Call[UpsampleParams], bound: Bound) -> Dim:
     return bound.results[0].size * int(3 * (2 ** (call.rank - 2) - 1))
 
 
-def interpolation_matrix(size: int, factor: int, align_corners: bool) -> list[list[float]]:
-    """[size * factor, size]: the weights by which linear interpolation mixes the elements of an axis.
+def corner_matrix(size: int, factor: int) -> list[list[float]]:
+    """[size * factor, size]: the weights of a linear interpolation that keeps the first and the last element.
 
-    >>> interpolation_matrix(2, 2, False)
-    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    >>> corner_matrix(2, 2)[1]
+    [0.6666666666666667, 0.33333333333333326]
     """
-    rows, out = [], size * factor
-    for i in range(out):
-        if align_corners:
-            at = i * (size - 1) / (out - 1) if out > 1 else 0.0
-        else:
-            at = max(0.0, (i + 0.5) / factor - 0.5)
+    rows, last = [], max(1, size * factor - 1)
+    for i in range(size * factor):
+        at = i * (size - 1) / last
         low = min(int(at), size - 1)
-        high = min(low + 1, size - 1)
         row = [0.0] * size
         row[low] += 1 - (at - low)
-        row[high] += at - low
+        row[min(low + 1, size - 1)] += at - low
         rows.append(row)
     return rows
+
+
+def _interpolated(b: GraphBuilder, x: Value, axis: int, factor: int) -> Value:
+    """Linear interpolation along one axis: every element, its left and its right neighbour (at the ends itself) are
+    mixed in `factor` phases. Any size, symbolic too."""
+    if factor == 1:
+        return x
+    shape, size = x.type.shape, x.type.shape[axis]
+    before, after = [x], [x]
+    if size != 1:
+        before = [b(SLICE, x, axis=axis, from_=0, to=1), b(SLICE, x, axis=axis, from_=0, to=-1)]
+        after = [b(SLICE, x, axis=axis, from_=1), b(SLICE, x, axis=axis, from_=-1)]
+    offsets = [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
+    weights = ([max(0.0, -o) for o in offsets], [1 - abs(o) for o in offsets], [max(0.0, o) for o in offsets])
+    thin = (*shape[: axis + 1], 1, *shape[axis + 1 :])
+    terms = []
+    for pieces, weight in zip((before, [x], after), weights, strict=True):
+        neighbour = b(CONCAT, *pieces, axis=axis) if len(pieces) > 1 else pieces[0]
+        column = tuple(_nested(w, len(thin) - axis - 2) for w in weight)
+        terms.append(b(MUL, b(RESHAPE, neighbour, shape=thin), b(CONSTANT, value=column, dtype=x.type.dtype)))
+    total = b(ADD, b(ADD, terms[0], terms[1]), terms[2])
+    result: Value = b(RESHAPE, total, shape=(*shape[:axis], size * factor, *shape[axis + 1 :]))
+    return result
+
+
+def _nested(value: float, depth: int) -> Any:
+    """`value` in `depth` tuples of one element: a constant with so many axes of size 1."""
+    nested: Any = value
+    for _ in range(depth):
+        nested = (nested,)
+    return nested
 
 
 def mix_axes(b: GraphBuilder, x: Value, matrices: Sequence[Sequence[Sequence[float]]]) -> Value:
@@ -412,10 +440,14 @@ def _decompose_upsample(b: GraphBuilder, node: Node) -> Sequence[Value]:
             wide += [size, factor]
         repeated = b(EXPAND, b(RESHAPE, x, shape=tuple(thin)), shape=tuple(wide))
         return [b(RESHAPE, repeated, shape=node.output.type.shape)]
+    if not p.align_corners:
+        for axis, factor in enumerate(factors, start=2):
+            x = _interpolated(b, x, axis, factor)
+        return [x]
     if not all(isinstance(s, int) for s in space):
         return ()
     pairs = zip(space, factors, strict=True)
-    return [mix_axes(b, x, [interpolation_matrix(s, f, p.align_corners) for s, f in pairs if isinstance(s, int)])]
+    return [mix_axes(b, x, [corner_matrix(s, f) for s, f in pairs if isinstance(s, int)])]
 
 
 UPSAMPLE = register(

@@ -89,6 +89,7 @@ CASES: list[Case] = [
     ("pixel_shuffle", {"r": 2}, ["f32[2, 12, 4, 5]"], nn.PixelShuffle(2)),
     ("upsample", {"factor": 3}, ["f32[2, 3, 4, 5]"], nn.Upsample(scale_factor=3)),
     ("upsample", {"factor": (2, 3), "mode": "bilinear"}, ["f32[2, 3, 4, 5]"], nn.Upsample(scale_factor=(2, 3))),
+    ("upsample", {"factor": 4, "mode": "bilinear"}, ["f32[2, 3, 1, 2]"], nn.Upsample(scale_factor=4)),
     (
         "upsample",
         {"factor": 2, "mode": "bilinear", "align_corners": True},
@@ -306,6 +307,9 @@ def test_symbolic_sizes_go_through() -> None:
     assert node_of("max_pool", ["f32[N, 3, H]"], kernel=2).output.type.shape == (n, 3, h // 2)
     assert node_of("im2col", ["f32[N, 3, H, 8]"], kernel=2, stride=2).output.type.shape == (n, 4 * (h // 2), 12)
     assert node_of("attention", ["f32[N, T, 8]"] * 3, heads=2).output.type.shape == (n, t, 8)
+    for op, params in (("upsample", {"factor": 2, "mode": "bilinear"}), ("im2col", {"kernel": 3, "stride": 2})):
+        image = graph_of(op, ["f32[N, 3, H, 8]"], **params)
+        assert decompose(image, lambda op: op.name not in ("upsample", "im2col"))
     graph = graph_of("positions", ["f32[N, T, 8]"], length=9)
     decompose(graph, lambda op: op.name != "positions")
     assert graph.outputs[0].type.shape == (n, t, 8)
