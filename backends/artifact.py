@@ -194,7 +194,7 @@ class Container:
         if not self.manifest.constants:
             return []
         arrays, _ = view_weights(self.section("weights"), self.path)
-        if sorted(arrays, key=int) != [str(i) for i in range(self.manifest.constants)]:
+        if arrays.keys() != {str(i) for i in range(len(arrays))} or len(arrays) != self.manifest.constants:
             raise _damaged(self.path, "the weights are not those that the manifest lists")
         return [arrays[str(i)] for i in range(self.manifest.constants)]
 
@@ -206,8 +206,11 @@ class Container:
     @property
     def report(self) -> dict[str, Any]:
         """What the compilers said about the kernels."""
-        text = bytes(self.section("report"))
-        return dict(json.loads(text)) if text else {}
+        try:
+            report = json.loads(bytes(self.section("report")) or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise _damaged(self.path, f"the report is not JSON: {error}") from error
+        return report if isinstance(report, dict) else {}
 
     def verify(self) -> None:
         """Check every byte of the sections and of the zeros between them; E0511 when one differs."""

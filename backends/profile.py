@@ -92,7 +92,10 @@ class Profile:
         axes.invert_yaxis()
         axes.margins(x=0.25)
         axes.set_xlabel("milliseconds per run")
-        axes.set_title(f"{self.name} on {self.target}, {self.threads} threads: {self.total_ms:.3f} ms", fontsize=10)
+        axes.set_title(
+            f"{self.name} on {self.target}, {self.threads} thread{'s' * (self.threads > 1)}: {self.total_ms:.3f} ms",
+            fontsize=10,
+        )
         axes.tick_params(axis="y", labelsize=8)
         with atomic_file(path) as temporary:
             figure.savefig(temporary)

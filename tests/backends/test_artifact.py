@@ -151,6 +151,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("E0511", lambda m: m["sections"][0].update(length=2**62)),
         ("E0511", lambda m: m["sections"].pop()),
         ("E0511", lambda m: m["sections"].reverse()),
+        ("E0511", lambda m: m.update(constants=2**40)),
     ],
 )
 def test_hostile_manifests_are_refused(mlp_path: Path, code: str, change: Any) -> None:
