@@ -128,7 +128,17 @@ def _positions_line(call: Call[PositionsParams]) -> str:
         return "x:float[*b, t!, c!] -> [*b, t, c]"
     if call.rank == 4:
         return "x:float[n, c, h!, w!]; weight[c, h, w] -> [n, c, h, w]"
-    return f"x:float[*b, t!, c]; weight[{'t' if call.params.length is None else 'length!'}, c] -> [*b, t, c]"
+    if call.params.length is not None:
+        return "x:float[*b, t!, c]; weight[length!, c] -> [*b, t, c]"
+    if call.rank > 1 and not isinstance(call.types[0].shape[-2], int):
+        raise BindError(
+            "E0307",
+            "learned `positions` of any number of tokens need a largest one",
+            label=f"found {call.types[0]}",
+            operands=[0],
+            help="say `positions(length = …)`",
+        )
+    return "x:float[*b, t!, c]; weight[t, c] -> [*b, t, c]"
 
 
 def _check_positions(call: Call[PositionsParams], dims: Dims) -> None:

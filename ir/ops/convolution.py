@@ -87,8 +87,20 @@ def conv_geometry(p: ConvParams, rank: int) -> list[tuple[int, int, int, tuple[i
 
 
 def window(size: Dim, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Dim:
-    """How many windows fit on a padded axis."""
-    return floor_div(size + sum(pads) - dilation * (kernel - 1) - 1, stride) + 1
+    """How many windows fit on a padded axis.
+
+    Raises: BindError (E0308) when none does.
+    """
+    count = floor_div(size + sum(pads) - dilation * (kernel - 1) - 1, stride) + 1
+    if isinstance(count, int) and count < 1:
+        raise BindError(
+            "E0308",
+            "the window is larger than the axis",
+            label=f"an axis of size {size}, {sum(pads)} of padding, a window of {dilation * (kernel - 1) + 1}",
+            operands=[0],
+            help="use a smaller kernel, padding, or fewer strides before",
+        )
+    return count
 
 
 def _conv_sizes(call: Call[ConvParams], dims: Dims) -> Dims:
@@ -369,8 +381,8 @@ def _upsample_flops(call: Call[UpsampleParams], bound: Bound) -> Dim:
 def corner_matrix(size: int, factor: int) -> list[list[float]]:
     """[size * factor, size]: the weights of a linear interpolation that keeps the first and the last element.
 
-    >>> corner_matrix(2, 2)[1]
-    [0.6666666666666667, 0.33333333333333326]
+    >>> corner_matrix(3, 1)
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     rows, last = [], max(1, size * factor - 1)
     for i in range(size * factor):
