@@ -3,8 +3,9 @@
 A case is a result, or several separated by commas, over the inputs x, y, z and w. Kinds of values are `normal` (unless
 said otherwise), `positive`, `distinct` (no two equal), `ties` (few different ones), `nan` (normal with some NaN),
 `special` (NaN, infinities, zeros of both signs, tiny and large ones), `wide` (the same without infinities), `large` (up
-to 1e4), `bytes` (-100 to 100 with fractions), `index` (whole numbers from 0 to 5) and `bools`. Symbols take each of
-several sizes: odd ones and, in one of them, a batch of one.
+to 1e4), `bytes` (-100 to 100 with fractions), `index` (whole numbers from 0 to 5), `bools`, `mask` (bools, all false in
+row 1) and `lowered` (normal, and -inf where a mask is false). Symbols take each of several sizes: odd ones and, in one
+of them, a batch of one.
 """
 
 from __future__ import annotations

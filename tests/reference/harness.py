@@ -99,6 +99,9 @@ def _array(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.nd
         return rng.integers(0, 6, shape)
     if kind == "bools":
         return rng.integers(0, 2, shape)
+    if kind in ("mask", "lowered"):
+        mask = rng.integers(0, 2, shape) * (np.arange(shape[-2]) != 1)[:, None]
+        return mask if kind == "mask" else np.where(mask, rng.standard_normal(shape), -np.inf)
     if kind == "bytes":
         return rng.uniform(-100, 100, shape)
     normal = 2 * rng.standard_normal(shape)

@@ -55,7 +55,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, 
         allowed = allowed & mask
     bias = torch.zeros(n, heads, length, u, dtype=q.dtype)
     if mask is not None and mask.dtype != torch.bool:
-        bias = bias + mask
+        bias, allowed = bias + mask, allowed & (mask > -math.inf)
     y = torch.zeros(n, heads, length, v.shape[3], dtype=q.dtype)
     for i, h, t in places([n, heads, length]):
         keys = allowed[i, h, t].nonzero()[:, 0]
@@ -99,16 +99,11 @@ def _attention(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
         far = (torch.arange(q.shape[1])[:, None] - torch.arange(k.shape[1])).abs()
         slopes = torch.tensor(_alibi_slopes(p["heads"]), dtype=q.dtype)
         bias = -slopes[:, None, None] * far
-        if mask is None or mask.dtype != torch.bool:
-            mask = bias if mask is None else bias + mask
-            found = _attend(qh, kh, vh, mask, causal, p["scale"])
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.where(mask, bias, torch.tensor(-math.inf, dtype=q.dtype))
         else:
-            # the mask as -inf would make NaN of a query that sees nothing; queries like that are set to zero
-            wide = mask.expand(len(q), p["heads"], q.shape[1], k.shape[1])
-            lowered = torch.where(wide, bias, torch.tensor(-math.inf, dtype=q.dtype))
-            found = torch.where(wide.any(-1, keepdim=True), _attend(qh, kh, vh, lowered, causal, p["scale"]), 0.0)
-    else:
-        found = _attend(qh, kh, vh, mask, causal, p["scale"])
+            mask = bias if mask is None else bias + mask
+    found = _attend(qh, kh, vh, mask, causal, p["scale"])
     if p["gate"] is not None:
         gate = torch.sigmoid(affine(q, w["gate_weight"], w.get("gate_bias")))
         found = found * gate.unflatten(2, (p["heads"], -1)).transpose(1, 2)
