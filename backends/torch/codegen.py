@@ -184,9 +184,8 @@ class _Writer:
         comment = f'"""{_types(self.graph.inputs)} -> {_types(self.graph.outputs)}"""'
         block = [*(f"{n} = {e}" for n, e in self.prologue.items()), *body]
         for line in reversed(entry):  # checks stay; a size is read only when something needs it
-            if line.partition(" = ")[0] not in self.symbols.values() or line.partition(" = ")[0] in _names(
-                "\n".join(block)
-            ):
+            name = line.partition(" = ")[0]
+            if name not in self.symbols.values() or name in _names("\n".join(block)):
                 block.insert(0, line)
         block.insert(0, comment)
         if self.with_aux:

@@ -318,7 +318,12 @@ def skip(
     g = gate(x, *captures)
     g = g.reshape(*x.shape[: 1 + by_token], *[1] * (x.dim() - 1 - by_token))
     if kept is not None:
-        best = g.squeeze(-1).argsort(dim=1, descending=True, stable=True)[:, :kept].sort(dim=1).values
+        scores = g.squeeze(-1)
+        if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK prefers the first among equals
+            order = scores.sort(dim=1, descending=True).indices
+        else:
+            order = scores.argsort(dim=1, descending=True, stable=True)
+        best = order[:, :kept].sort(dim=1).values
         index = best.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         chosen = x.gather(1, index)
         found = body(chosen, *captures)
@@ -384,18 +389,48 @@ def scan(
     axis: int,
     reverse: bool,
 ) -> tuple[Tensor, ...]:
-    """`y, *states = cell(x_t, *states)` along an axis of x; all y stacked along it, then the final states."""
+    """`y, *states = cell(x_t, *states)` along an axis of x; all y stacked along it, then the final states.
+
+    A loop, which torch.compile unrolls; an exported program keeps it as a loop, so that the length stays open.
+    """
 
     def step(x_t: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         found = cell(x_t, *states, *captures)
         return found if isinstance(found, tuple) else (found,)
 
+    def traced(states: list[Tensor], x_t: Tensor) -> tuple[list[Tensor], Tensor]:
+        y, *after = step(x_t, tuple(states[1:]))  # the first state is none: there must be one
+        return [s.clone(memory_format=torch.contiguous_format) for s in (states[0], *after)], y.clone()  # no aliases
+
+    if torch.compiler.is_exporting():
+        from torch._higher_order_ops.scan import scan as loop
+
+        final, ys = loop(traced, [x.new_zeros(()), *(s.contiguous() for s in states)], x, dim=axis, reverse=reverse)
+        return ys, *final[1:]
     if x.shape[axis] == 0:  # no step tells the shape of y: one over zeros does
         y, *_ = step(x.sum(dim=axis), states)
         return y.unsqueeze(axis).narrow(axis, 0, 0), *states
     results = []
     steps = x.unbind(axis)
     for x_t in reversed(steps) if reverse else steps:
-        y, *states = step(x_t, tuple(states))  # type: ignore[assignment]
+        y, *after = step(x_t, states)
+        states = tuple(after)
         results.append(y)
     return torch.stack(results[::-1] if reverse else results, dim=axis), *states
+
+
+@helper
+def draw(shape: tuple[int, ...], dtype: torch.dtype, kind: str, size: Any) -> Tensor:
+    """An initial value: U(-size, size), N(0, size^2), the same cut at two deviations, one number, or given numbers."""
+    if kind == "values":
+        return torch.tensor(size, dtype=dtype).reshape(shape)
+    value = torch.empty(shape)
+    if kind == "uniform":
+        value.uniform_(-size, size)
+    elif kind == "normal":
+        value.normal_(0, size)
+    elif kind == "trunc_normal":
+        nn.init.trunc_normal_(value, 0, size, -2 * size, 2 * size)
+    else:
+        value.fill_(size)
+    return value.to(dtype)
