@@ -92,38 +92,45 @@ def run_passes(
         dump(0, "input", graph)
     done: list[Ran] = []
     for position, step in enumerate(passes, start=1):
-        before = _state(graph, context)
-        start = time.perf_counter()
-        try:
-            changed = step.run(graph, context)
-        except CompileError as e:
-            notes = (Note(f"in pass `{step.name}`{_after(done)}"),)
-            raise CompileError(
-                *(replace(d, notes=d.notes + notes) for d in e.diagnostics), exit_code=e.exit_code
-            ) from None
-        except Exception as e:
-            raise PassError(f"pass `{step.name}` failed{_after(done)}: {type(e).__name__}: {e}") from e
-        seconds = time.perf_counter() - start
-        _checked(graph, f"what pass `{step.name}` left", done)
-        if changed != (_state(graph, context) != before):
-            said = "it changed something" if changed else "it changed nothing"
-            raise PassError(f"pass `{step.name}` says that {said}, which is not so{_after(done)}")
-        done.append(Ran(step.name, changed, seconds))
-        if changed and dump is not None:
+        done.append(_run(step, graph, context, done))
+        if done[-1].changed and dump is not None:
             dump(position, step.name, graph)
     return done
+
+
+def _run(step: Pass, graph: Graph, context: Context, done: Sequence[Ran]) -> Ran:
+    """Run one pass and check what it leaves and says; blame it, and name those before it, when something is wrong."""
+    before = _state(graph, context)
+    start = time.perf_counter()
+    try:
+        changed = step.run(graph, context)
+    except CompileError as e:
+        note = Note(f"in pass `{step.name}`{_after(done)}")
+        noted = (replace(d, notes=(*d.notes, note)) for d in e.diagnostics)
+        raise CompileError(*noted, exit_code=e.exit_code) from None
+    except Exception as e:
+        raise PassError(f"pass `{step.name}` failed{_after(done)}: {type(e).__name__}: {e}") from e
+    seconds = time.perf_counter() - start
+    _checked(graph, f"what pass `{step.name}` left", done)
+    if changed != (_state(graph, context) != before):
+        said = "it changed something" if changed else "it changed nothing"
+        raise PassError(f"pass `{step.name}` says that {said}, which is not so{_after(done)}")
+    return Ran(step.name, changed, seconds)
 
 
 def until_stable(name: str, passes: Sequence[Pass], limit: int = 10) -> Pass:
     """A pass that repeats others until none of them changes anything, at most `limit` times."""
 
     def run(graph: Graph, context: Context) -> bool:
-        changed = False
+        done: list[Ran] = []
         for _ in range(limit):
-            if not any([step.run(graph, context) for step in passes]):  # noqa: C419  (all of them, each time)
-                return changed
-            changed = True
-        return changed
+            turn = []
+            for step in passes:
+                turn.append(_run(step, graph, context, done))
+                done.append(turn[-1])
+            if not any(ran.changed for ran in turn):
+                break
+        return any(ran.changed for ran in done)
 
     kinds: Sequence[Kept] = ("exact", "approximate", "reinitialised")
     in_eval, in_training = [p.contract.eval for p in passes], [p.contract.train for p in passes]

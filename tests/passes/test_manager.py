@@ -66,6 +66,12 @@ def test_a_refusal_is_a_diagnostic_with_a_note() -> None:
     assert diagnostic.notes[-1].message == "in pass `refuse` after `dce`"
 
 
+def test_blame_reaches_into_a_repeated_pass() -> None:
+    liar = Pass("liar", lambda graph, context: True)
+    with pytest.raises(PassError, match=r"pass `tidy` failed: PassError: pass `liar` says .* not so after `dce`"):
+        run_passes(loads(SOURCE), [until_stable("tidy", [DCE, liar])])
+
+
 def test_repeating_until_stable() -> None:
     graph = loads("arch net()\ninput x: f32[N, 4]\noutput y: f32[N, 4]\ny = relu(-(-(-(-x))))\n")
     approximate = Pass("nothing", lambda graph, context: False, Contract(eval="approximate"))
