@@ -209,7 +209,7 @@ SELECT = register(
 class PadParams(Params):
     """`widths` as PyTorch has them: (before, after) of the last axis, then of the last but one, and so on."""
 
-    widths: tuple[NonNegativeInt, ...] = Field(min_length=2)
+    widths: tuple[NonNegativeInt, ...]
     mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
     value: float = 0.0
 
@@ -217,7 +217,7 @@ class PadParams(Params):
 def pad_widths(call: Call[PadParams]) -> list[tuple[int, int]]:
     """(before, after) of each axis, in the order of the axes."""
     flat = call.params.widths
-    if len(flat) % 2 or len(flat) > 2 * call.rank:
+    if not flat or len(flat) % 2 or len(flat) > 2 * call.rank:
         raise BindError(
             "E0302",
             f"`pad` needs two widths for each padded axis, at most {2 * call.rank} in all",

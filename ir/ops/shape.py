@@ -222,9 +222,19 @@ class UnflattenParams(Params):
 def _unflatten_line(call: Call[UnflattenParams]) -> str:
     letters = axis_letters(call.rank)
     axis = call.axis(call.params.axis)
-    if call.params.sizes.count(-1) > 1:
-        raise BindError("E0301", "`unflatten` infers one size only", label=f"{_list(call.params.sizes)} has several -1")
-    parts = [f"u{i}" for i in range(len(call.params.sizes))]
+    sizes, size = call.params.sizes, call.types[0].shape[axis]
+    if sizes.count(-1) > 1:
+        raise BindError("E0301", "`unflatten` infers one size only", label=f"{_list(sizes)} has several -1")
+    known = product(s for s in sizes if s != -1)
+    if exact_div(size, known) is None or (-1 not in sizes and size != known):
+        verb, code = ("divisible by", "E0305") if -1 in sizes else ("of size", "E0301")
+        raise BindError(
+            code,
+            f"`unflatten` to {_list(sizes)} needs axis {call.params.axis} {verb} {known}",
+            label=f"found {size} in {call.types[0]}",
+            operands=[0],
+        )
+    parts = [f"u{i}" for i in range(len(sizes))]
     cut = [*letters[:axis], *parts, *letters[axis + 1 :]]
     letters[axis] = ".".join(parts)
     return f"x[{', '.join(letters)}] -> [{', '.join(cut)}]"
