@@ -29,7 +29,7 @@ def _verify_region(graph: Graph, names: set[str], parameters: dict[str, Paramete
     uses: dict[Value, Counter[Node]] = {v: Counter() for v in graph.inputs}
     for node in graph.nodes:
         for value in node.inputs:
-            _need(value in defined, node.name, f"reads {value} before it is defined, or from outside its region")
+            _need(value in defined, node.name, "reads {} before it is defined, or from outside its region", value)
             uses[value][node] += 1
         for i, value in enumerate(node.outputs):
             _need(value.producer is node and value.index == i, node.name, "a result does not know its producer")
@@ -37,30 +37,30 @@ def _verify_region(graph: Graph, names: set[str], parameters: dict[str, Paramete
         defined.update(node.outputs)
         _verify_node(node, names, parameters)
     for value, users in uses.items():
-        _need(dict(users) == dict(value.uses), value.name, f"use list {dict(value.uses)} should be {dict(users)}")
+        _need(users == value.uses, value.name, "use list {} should be {}", value.uses, users)
     for value in graph.outputs:
-        _need(value in defined, graph.name, f"output {value} is not defined in the graph")
+        _need(value in defined, graph.name, "output {} is not defined in the graph", value)
 
 
 def _verify_node(node: Node, names: set[str], parameters: dict[str, Parameter]) -> None:
     _need(node.name not in names, node.name, "two nodes have this name")
     names.add(node.name)
     bound = bind(node.op, node.call)
-    _need(bound.results == tuple(v.type for v in node.outputs), node.name, f"results should be {bound.results}")
-    _need(bound.weights.keys() == node.weights.keys(), node.name, f"weights should be {sorted(bound.weights)}")
+    _need(bound.results == tuple(v.type for v in node.outputs), node.name, "results should be {}", bound.results)
+    _need(bound.weights.keys() == node.weights.keys(), node.name, "weights should be {}", bound.weights)
     for role, spec in bound.weights.items():
         parameter = node.weights[role]
-        _need(parameter.type.shape == spec.type.shape, node.name, f"{role} should be {spec.type}, is {parameter.type}")
-        _need(parameters.setdefault(parameter.name, parameter) is parameter, node.name, f"two are named {parameter}")
+        _need(parameter.type.shape == spec.type.shape, node.name, "{} should be {}", parameter, spec.type)
+        _need(parameters.setdefault(parameter.name, parameter) is parameter, node.name, "two are named {}", parameter)
     lines = node.op.region_lines(node.call) if node.op.region_lines else ()
-    _need(len(lines) == len(node.regions), node.name, f"has {len(node.regions)} regions, should have {len(lines)}")
+    _need(len(lines) == len(node.regions), node.name, "has {} regions, should have {}", len(node.regions), len(lines))
     for region in node.regions:
         inner = region.inputs[len(region.inputs) - node.captures :] if node.captures else []
         for captured, value in zip(node.captured, inner, strict=True):
-            _need(captured.type == value.type, node.name, f"capture {value} should be {captured.type}")
+            _need(captured.type == value.type, node.name, "capture {} should be {}", value, captured.type)
         _verify_region(region, names, parameters)
 
 
-def _need(holds: bool, where: str, message: str) -> None:
-    if not holds:
-        raise VerifyError(f"{where}: {message}")
+def _need(holds: bool, where: str, message: str, *details: object) -> None:
+    if not holds:  # the message is spelled out only now: a graph is verified after every pass
+        raise VerifyError(f"{where}: {message.format(*details)}")
