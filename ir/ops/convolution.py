@@ -95,7 +95,7 @@ def window(size: Dim, kernel: int, stride: int, dilation: int, pads: tuple[int, 
     if isinstance(count, int) and count < 1:
         raise BindError(
             "E0308",
-            "the window is larger than the axis",
+            "a window larger than the axis leaves nothing of it",
             label=f"an axis of size {size}, {sum(pads)} of padding, a window of {dilation * (kernel - 1) + 1}",
             operands=[0],
             help="use a smaller kernel, padding, or fewer strides before",
