@@ -1,1 +1,55 @@
+"""A compiler and laboratory for neural architectures.
 
+>>> import archc
+>>> model = archc.loads("arch a()\\ninput x: f32[N, 4]\\noutput y: f32[N, 2]\\ny = x -> linear(2)")
+>>> model.cost.params
+10
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archc.backends.runtime import Artifact
+    from archc.facade.compile import compile, load_artifact, verify
+    from archc.facade.model import Model, load, loads
+    from archc.facade.train import train
+    from archc.ir.diagnostics import CompileError, Diagnostic
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "archc.backends.runtime",
+    "CompileError": "archc.ir.diagnostics",
+    "Diagnostic": "archc.ir.diagnostics",
+    "Model": "archc.facade.model",
+    "compile": "archc.facade.compile",
+    "load": "archc.facade.model",
+    "load_artifact": "archc.facade.compile",
+    "loads": "archc.facade.model",
+    "train": "archc.facade.train",
+    "verify": "archc.facade.compile",
+}
+
+__all__ = [
+    "Artifact",
+    "CompileError",
+    "Diagnostic",
+    "Model",
+    "compile",
+    "load",
+    "load_artifact",
+    "loads",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: `import archc` loads neither torch nor tvm."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'archc' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)

@@ -1,0 +1,77 @@
+"""Printing: results on stdout, diagnostics and progress on stderr, colours only for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from archc.ir.diagnostics import Diagnostic, render
+
+_STYLES = {
+    "error": "\033[1;31m",
+    "warning": "\033[1;33m",
+    "note": "\033[1;36m",
+    "help": "\033[1;32m",
+    "caret": "\033[1;31m",
+    "gutter": "\033[34m",
+    "bold": "\033[1m",
+}
+
+
+def coloured(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal that wants colours."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def report(diagnostics: Iterable[Diagnostic], as_json: bool = False) -> None:
+    """Diagnostics: as text on stderr, or with `--json` as a document on stdout."""
+    found = list(diagnostics)
+    if as_json:
+        print_json({"ok": not any(d.severity == "error" for d in found), "diagnostics": [d.to_json() for d in found]})
+        return
+    plain = not coloured(sys.stderr)
+    style = (lambda text, role: text) if plain else (lambda text, role: f"{_STYLES[role]}{text}\033[0m")
+    print(render(found, _source, style), file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(document, sys.stdout, indent=2, default=_plain, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def note(text: str) -> None:
+    """A remark for the person at the terminal; never part of the result."""
+    print(text, file=sys.stderr)
+
+
+def human(number: float, unit: str = "") -> str:
+    """A large number for people.
+
+    >>> human(11689512), human(1024), human(0)
+    ('11.69 M', '1.02 k', '0')
+    """
+    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.2f} {letter}{unit}"
+    return f"{number:g}{' ' + unit if unit else ''}"
+
+
+def _source(file: str) -> str | None:
+    try:
+        return Path(file).read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, paths and infinities as JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value)} in a JSON document")

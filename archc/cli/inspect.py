@@ -1,0 +1,293 @@
+"""Commands that read architectures: check, fmt, show, summary, ops, explain, hash, diff, symmetry. None needs tvm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from archc.cli.console import human, note, print_json, report
+from archc.cli.options import Dims, File, Files, Json, Seed, Set, open_model, parse_dims, parse_values
+from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, fail
+
+if TYPE_CHECKING:
+    from archc.ir.op import OpDef
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (check, fmt, show, summary, ops, explain, hash_, diff, symmetry):
+        app.command(command.__name__.rstrip("_"))(command)
+
+
+def check(files: Files, settings: Set = None, dims: Dims = None, as_json: Json = False) -> None:
+    """Report what is wrong with .arch files, and nothing else.
+
+    Example: archc check examples/resnet18.arch --set classes=10
+    """
+    from archc.grammar.load import check as check_file
+
+    values, sizes = parse_values(settings), parse_dims(dims)
+    found: list[Diagnostic] = []
+    worst = 0
+    for file in files:
+        try:
+            found += check_file(file, values, sizes)
+        except CompileError as e:
+            found += e.diagnostics
+            worst = max(worst, e.exit_code)
+    if as_json or found:
+        report(found, as_json)
+    raise typer.Exit(worst)
+
+
+def fmt(
+    files: Files,
+    check: Annotated[bool, typer.Option("--check", help="change nothing; exit 1 when a file would change")] = False,
+) -> None:
+    """Lay out .arch files the one canonical way; comments stay.
+
+    Example: archc fmt examples/*.arch --check
+    """
+    from archc.backends.weights import atomic_file
+    from archc.grammar.format import format_source
+    from archc.grammar.source import read_source
+
+    changed, worst = 0, 0
+    for file in files:
+        try:
+            text = read_source(file)
+            laid_out = format_source(text, str(file))
+        except CompileError as e:
+            report(e.diagnostics)
+            worst = max(worst, e.exit_code)
+            continue
+        if laid_out == text:
+            continue
+        changed += 1
+        print(f"{'would change' if check else 'changed'} {file}")
+        if not check:
+            with atomic_file(file) as temporary:
+                temporary.write_text(laid_out, encoding="utf-8", newline="\n")
+    raise typer.Exit(worst or int(check and changed > 0))
+
+
+def show(
+    file: File,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help=".svg, .png, .dot or .html (default: FILE with .svg, here)")
+    ] = None,
+    settings: Set = None,
+    dims: Dims = None,
+) -> None:
+    """Draw the network: modules collapsed, shapes on edges, repeated blocks once.
+
+    Example: archc show examples/unet.arch -o unet.html
+    """
+    model = open_model(file, settings, dims)
+    path = out or Path(f"{file.stem}.svg")
+    model.draw(path)
+    print(path)
+
+
+def summary(
+    file: File,
+    settings: Set = None,
+    dims: Dims = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="group layers by so many parts of their names")] = None,
+    as_json: Json = False,
+) -> None:
+    """A table, layer by layer: shapes, parameters, FLOPs, activation bytes; totals.
+
+    Example: archc summary examples/gpt2_small.arch --depth 1 --dim N=1 --dim T=1024
+    """
+    from archc.facade.summary import summarise
+
+    result = summarise(open_model(file, settings, dims).graph, depth)
+    if as_json:
+        print_json(result.to_json())
+        return
+    from archc.cli.tables import print_table
+
+    rows = [
+        (
+            "  " * r.level + r.name,
+            r.op,
+            r.output,
+            "shared" if r.shared else f"{r.params:,}" if r.params else "",
+            _size(r.flops),
+            _size(r.activation_bytes),
+        )
+        for r in result.rows
+    ]
+    print_table(("layer", "op", "output", "params", "FLOPs", "bytes"), rows, right=3)
+    c = result.cost
+    print(f"\n{result.name}: {c.params:,} parameters" + (f", {c.buffers:,} in buffers" if c.buffers else ""))
+    print(
+        f"weights {human(c.weight_bytes, 'B')}, FLOPs {_size(c.flops)}, activations {_size(c.activation_bytes)} bytes"
+    )
+
+
+def ops(
+    name: Annotated[str | None, typer.Argument(help="one operator (default: list all)")] = None, as_json: Json = False
+) -> None:
+    """The operators: signature, parameters, axis rule, paper.
+
+    Example: archc ops conv
+    """
+    import archc.ir.ops  # noqa: F401  (fills the registry)
+    from archc.ir.op import REGISTRY
+    from archc.ir.ops.plugins import load_plugins
+
+    load_plugins()
+    if name is None:
+        listed = sorted(REGISTRY.values(), key=lambda op: (op.category, op.name))
+        if as_json:
+            print_json([_op_json(op) for op in listed])
+            return
+        from archc.cli.tables import print_table
+
+        print_table(("op", "family", "what it does"), [(o.name, o.category, o.doc) for o in listed])
+        return
+    op = REGISTRY.get(name)
+    if op is None:
+        raise fail(
+            "E0201", f"there is no operator `{name}`", help=did_you_mean(name, REGISTRY) or "`archc ops` lists all"
+        )
+    if as_json:
+        print_json(_op_json(op))
+        return
+    facts = _op_json(op)
+    print(f"{op.name} ({op.category})\n\n  {op.doc}\n")
+    print(f"  signature   {facts['signature']}")
+    for parameter in facts["parameters"]:
+        default = "required" if parameter["required"] else f"= {parameter['default']}"
+        print(f"  parameter   {parameter['name']}: {parameter['type']} {default}")
+    for role in facts["weights"]:
+        print(f"  weight      {role}")
+    print(f"  example     {op.example}" if op.example else "", end="\n" if op.example else "")
+    if op.paper:
+        print(f"  paper       {op.paper}")
+
+
+def explain(code: Annotated[str, typer.Argument(help="a diagnostic's code, such as E0301")]) -> None:
+    """What a diagnostic means, with a program that has the fault and one that has not.
+
+    Example: archc explain E0301
+    """
+    from archc.ir.explain import codes, page
+
+    text = page(code.upper())
+    if text is None:
+        raise fail("E0020", f"there is no diagnostic `{code}`", help=did_you_mean(code.upper(), codes()), exit_code=2)
+    print(text.rstrip())
+
+
+def hash_(file: File, settings: Set = None, dims: Dims = None, as_json: Json = False) -> None:
+    """The canonical SHA-256: equal for two programs that mean one architecture.
+
+    Example: archc hash examples/resnet18.arch
+    """
+    model = open_model(file, settings, dims)
+    if as_json:
+        print_json({"file": file, "name": model.name, "hash": model.hash})
+    else:
+        print(model.hash)
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="an .arch file")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="an .arch file")],
+    as_json: Json = False,
+) -> None:
+    """The semantic difference of two architectures; exit 0 when they are the same, 1 when not.
+
+    Example: archc diff examples/resnet18.arch examples/resnet50.arch
+    """
+    from archc.facade.diff import diff as difference
+
+    found = difference(open_model(a).graph, open_model(b).graph)
+    if as_json:
+        print_json(found.to_json())
+    elif found.same:
+        note("the same architecture")
+    else:
+        signs = {"added": "+", "removed": "-", "changed": "~"}
+        for change in found.changes:
+            both = " => ".join(s for s in (change.before, change.after) if s)
+            print(f"{signs[change.kind]} {change.name}: {both}")
+        print(f"parameters {found.params[0]:,} => {found.params[1]:,}; FLOPs {found.flops[0]} => {found.flops[1]}")
+    raise typer.Exit(0 if found.same else 1)
+
+
+def symmetry(file: File, settings: Set = None, dims: Dims = None, seed: Seed = 0, as_json: Json = False) -> None:
+    """Which axes of the weights may be permuted together, why others may not, and a numeric certificate.
+
+    Exit 3 when the certificate fails. Example: archc symmetry examples/vit_s16.arch
+    """
+    from dataclasses import asdict
+
+    from archc.ir.axes import derive_axes
+
+    model = open_model(file, settings, dims)
+    axes = derive_axes(model.graph)
+    certificate = model.symmetry(seed, parse_dims(dims))
+    if as_json:
+        print_json(
+            {
+                "classes": [
+                    {
+                        "size": c.size,
+                        "indexed_by": [str(o.size) for o in c.indexed_by],
+                        "members": [[m.parameter, m.axis] for m in c.members],
+                    }
+                    for c in axes.classes
+                ],
+                "pinned": [
+                    {"parameter": p.member.parameter, "axis": p.member.axis, "size": str(p.size), "why": p.pin.reason}
+                    for p in axes.pinned
+                ],
+                "certificate": {k: None if v != v else v for k, v in asdict(certificate).items()},
+            }
+        )
+    else:
+        for c in axes.classes:
+            inside = "".join(f" for each of {o.size}" for o in c.indexed_by)
+            first = ", ".join(f"{m.parameter}[{m.axis}]" for m in c.members[:3])
+            print(f"{c.size:6d}{inside}: {first}{' …' if len(c.members) > 3 else ''} ({len(c.members)} axes)")
+        for reason, count in _counted(p.pin.reason for p in axes.pinned):
+            print(f"pinned: {count} axes, {reason}")
+        print(
+            f"{certificate.classes} classes, 10^{certificate.log10_order:.0f} elements, "
+            f"{certificate.moved:.1%} of the weights moved; error {certificate.error:.1e}, "
+            f"smallest of {certificate.controls} controls {certificate.control:.1e}: "
+            f"{'certified' if certificate.ok else 'FAILED'}"
+        )
+    raise typer.Exit(0 if certificate.ok else 3)
+
+
+def _counted(words: Any) -> list[tuple[str, int]]:
+    from collections import Counter
+
+    return Counter(words).most_common()
+
+
+def _size(dim: Any) -> str:
+    return human(dim) if isinstance(dim, int) else str(dim)
+
+
+def _op_json(op: OpDef[Any]) -> dict[str, Any]:
+    from archc.ir.opdoc import parameters_of, signature_of
+
+    return {
+        "name": op.name,
+        "family": op.category,
+        "doc": op.doc,
+        "signature": signature_of(op),
+        "operands": list(op.operand_names),
+        "parameters": parameters_of(op),
+        "weights": {role: "trained" if w.trainable else "buffer" for role, w in op.weights.items()},
+        "regions": list(op.regions),
+        "example": op.example,
+        "paper": op.paper,
+    }

@@ -1,0 +1,76 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from archc.ir.diagnostics import fail
+
+if TYPE_CHECKING:
+    from archc.facade.model import Model
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="an .arch file", show_default=False)]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help=".arch files", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="set a parameter of the architecture (repeatable)"),
+]
+Dims = Annotated[list[str] | None, typer.Option("--dim", metavar="T=128", help="fix a symbolic dimension (repeatable)")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="W.safetensors", help="weights (default: initialised from --seed)")
+]
+Seed = Annotated[int, typer.Option(help="seed of initial weights and random inputs")]
+Threads = Annotated[int | None, typer.Option(min=1, help="number of threads (default: one for each core)")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
+
+
+def parse_values(pairs: list[str] | None) -> dict[str, Any]:
+    """`name=value` settings with their values as the language reads them: numbers, true, false, none, else text.
+
+    >>> parse_values(["width=32", "name=abc", "flag=true", "rate=1e-3"])
+    {'width': 32, 'name': 'abc', 'flag': True, 'rate': 0.001}
+    """
+    return {name: _value(text) for name, text in _split(pairs, "--set")}
+
+
+def parse_dims(pairs: list[str] | None) -> dict[str, int]:
+    """`T=128` settings."""
+    dims = {}
+    for name, text in _split(pairs, "--dim"):
+        if not text.isdecimal():
+            raise fail("E0021", "`--dim` needs a size", label=f"found `{name}={text}`", exit_code=2)
+        dims[name] = int(text)
+    return dims
+
+
+def _split(pairs: list[str] | None, flag: str) -> list[tuple[str, str]]:
+    found = []
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise fail("E0021", f"`{flag}` needs NAME=VALUE", label=f"found `{pair}`", exit_code=2)
+        found.append((name.strip(), text.strip()))
+    return found
+
+
+def _value(text: str) -> Any:
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip('"')
+
+
+def open_model(file: Path, settings: list[str] | None = None, dims: list[str] | None = None) -> Model:
+    """The architecture that a command speaks of."""
+    from archc.facade.model import load
+
+    return load(file, dims=parse_dims(dims), **parse_values(settings))

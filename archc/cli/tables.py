@@ -1,0 +1,20 @@
+"""Plain tables: aligned columns that still read well in a pipe."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int | None = None) -> None:
+    """Print rows under a head; columns from `right` on stand at the right, else the last is cut to the screen."""
+    columns = len(head)
+    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(columns)]
+    screen = shutil.get_terminal_size((160, 24)).columns
+    for row in (head, tuple("-" * w for w in widths), *rows):
+        cells = [
+            cell.rjust(width) if right is not None and i >= right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        line = "  ".join(cells).rstrip()
+        print(line if right is not None or len(line) <= screen else line[: screen - 1] + "…")
