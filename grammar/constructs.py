@@ -15,6 +15,7 @@ from archc.grammar.values import POISON, Module, Place, Result, Tensor, flatten,
 from archc.ir.diagnostics import Span, fail
 
 if TYPE_CHECKING:
+    from archc.grammar.counting import Counter
     from archc.grammar.elaborate import Elaborator
 
 _NOWHERE = Span("", 0, 0, 0, 0)
@@ -61,8 +62,8 @@ class Residual(Module):
             around = e.apply(self.shortcut, inputs, at.named(at.scope.statement("shortcut")), span)
         return e.join("add", [_single(result, self.body, "residual"), _single(around, self, "residual")], self.span, at)
 
-    def count(self, e: Elaborator) -> int:
-        return e.count(self.body) + (e.count(self.shortcut) if self.shortcut is not None else 0) + 1
+    def count(self, c: Counter) -> int:
+        return c.count(self.body) + (c.count(self.shortcut) if self.shortcut is not None else 0) + 1
 
 
 def _single(value: Result, module: Module, what: str) -> Any:
@@ -120,8 +121,8 @@ class Branch(Module):
             merged = e.join(self.merge, [merged, result], self.span, at)
         return merged
 
-    def count(self, e: Elaborator) -> int:
-        return sum(e.count(m) for m in self.branches) + len(self.branches) - 1
+    def count(self, c: Counter) -> int:
+        return sum(c.count(m) for m in self.branches) + len(self.branches) - 1
 
 
 def _branch(e: Elaborator, arguments: Arguments, at: Place) -> Any:
@@ -219,8 +220,8 @@ class Repeated(Module):
             value = e.apply(body, feed(value), at, span)
         return value  # type: ignore[no-any-return]
 
-    def count(self, e: Elaborator) -> int:
-        return self.copies * (e.count(self.body) if self.body is not None else e.count_indexed(self))
+    def count(self, c: Counter) -> int:
+        return self.copies * (c.count(self.body) if self.body is not None else c.count_indexed(self))
 
 
 def repeat(e: Elaborator, expr: Repeat, env: Env, at: Place) -> Any:

@@ -10,7 +10,9 @@ Shapes are inferred by the ops' signatures; no tensor is ever executed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
 from archc.grammar.calls import Argument, Arguments, OpArguments, bind_formals, bundle_of, region_names, validate
@@ -28,6 +30,7 @@ from archc.grammar.modules import (
     SharedWeight,
     feed,
     seen_from,
+    with_few_uses,
 )
 from archc.grammar.naming import Names
 from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry, check_parameter
@@ -80,12 +83,22 @@ from archc.ir.ops.plugins import load_plugins
 from archc.ir.signature import Letter, parse_signature
 from archc.ir.types import FLOATS, INTEGERS
 
+if TYPE_CHECKING:
+    from archc.grammar.counting import Counter
+
 MAX_DEPTH = 1500
 """Definitions, calls and brackets open inside one another once definitions are expanded."""
+
+MAX_CALLS = 50_000
+"""Calls of definitions with different arguments: numbers alone, which make no node, can expand without end, too."""
+MAX_LIST = 1_000_000
+"""Items of a list, those of its lists included."""
 
 
 class Elaborator:
     """Turns the expressions of one program into one graph. `Program` in `program.py` drives it."""
+
+    memo_space = "made"
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
         self.limits = limits
@@ -93,6 +106,8 @@ class Elaborator:
         self.names = Names()
         self.nodes = 0
         self._depth = 0
+        self._calls = 0
+        self._applying = False
 
     # Evaluation
 
@@ -196,7 +211,10 @@ class Elaborator:
         return Bundle(tuple(items))
 
     def _list(self, expr: List, env: Env, at: Place) -> Any:
-        return tuple([self.evaluate(item, env, at) for item in expr.items])
+        items = tuple([self.evaluate(item, env, at) for item in expr.items])
+        if any(isinstance(item, tuple) for item in items) and sum(1 for _ in islice(flatten(items), MAX_LIST + 1)) > MAX_LIST:
+            raise fail("E0009", f"a list has more than {MAX_LIST} items", expr.span)
+        return items
 
     def _if(self, expr: If, env: Env, at: Place) -> Any:
         chosen: Expr = expr
@@ -297,7 +315,7 @@ class Elaborator:
             raise fail("E0331", "`->` needs a tensor or a module on its left", first.span, label=f"found {describe(value)}")
         for stage in stages:
             module = self.evaluate(stage, env, at, wants_module=True)
-            if module is POISON or value is POISON:
+            if module is POISON:
                 value = POISON
                 continue
             module = self.need_module(module, stage.span)
@@ -342,7 +360,7 @@ class Elaborator:
             callee = callee.definition
         arguments = self._arguments(expr, callee, env, at)
         if any(contains_poison(a.value) for a in arguments):
-            return POISON
+            return self._poisoned_call(callee, arguments, expr, at, wants_module)
         if isinstance(callee, OpDef):
             call = OpRef(callee, expr.span).called(arguments)
             ready = call.is_complete and not wants_module
@@ -354,6 +372,9 @@ class Elaborator:
         if isinstance(callee, Definition):
             callee = self.call_definition(callee, Arguments((), {}, expr.callee.span), at)
         return self._feed(callee, arguments, expr, at, wants_module)
+
+    def _poisoned_call(self, callee: Any, arguments: Arguments, expr: Call, at: Place, wants_module: bool) -> Any:
+        return POISON
 
     def _callee(self, expr: Ref, env: Env, at: Place) -> Any:
         """What a called name means. A tensor cannot be called: beside a port named `add`, `add(…)` is still the op."""
@@ -399,10 +420,13 @@ class Elaborator:
             name = arguments.keywords["name"].value
             if not isinstance(name, str):
                 raise fail("E0205", "`name` needs a text", arguments.keywords["name"].span, label=f"found {describe(name)}")
-        key = tuple((n, _key(a.value)) for n, a in sorted(bound.items()))
+        key = (self.memo_space, *[(n, _key(a.value)) for n, a in sorted(bound.items())])
         value = definition.memo.get(key, MISSING)
         outer = definition_scope(definition, name, at)
         if value is MISSING:
+            self._calls += 1
+            if self._calls > MAX_CALLS:
+                raise fail("E0009", f"the program calls its definitions in more than {MAX_CALLS} ways", arguments.span)
             before = self.nodes
             try:
                 value = self._body(definition, bound, outer.used(arguments.span))
@@ -436,13 +460,20 @@ class Elaborator:
         inputs = value if isinstance(value, tuple) else feed(value)
         if isinstance(inputs, Poison):
             return POISON
+        outermost = not self._applying
+        if outermost and not isinstance(module, OpCall):
+            total = self.nodes + self.count(module)
+            if total > self.limits.nodes:
+                raise self.limits.exceeded("nodes", total, span)
         self._depth += 1
+        self._applying = True
         try:
             if self._depth > MAX_DEPTH:
                 raise self._too_deep(span)
             return module.apply(self, inputs, at, span)
         finally:
             self._depth -= 1
+            self._applying = not outermost
 
     def run(self, function: Function, inputs: Sequence[Tensor], at: Place) -> Result:
         """The body of a `fn` on its tensors."""
@@ -477,7 +508,7 @@ class Elaborator:
         for use in at.trace:
             error = seen_from(error, use)
         known = {(d.code, d.span, d.message) for d in self.sink.diagnostics}
-        self.sink.add(*(d for d in error.diagnostics if (d.code, d.span, d.message) not in known))
+        self.sink.add(*(with_few_uses(d) for d in error.diagnostics if (d.code, d.span, d.message) not in known))
 
     def let(self, statement: Let, env: Env, at: Place) -> None:
         inside = at.named(at.scope.statement(statement.names[0].text))
@@ -646,16 +677,17 @@ class Elaborator:
         self.names.add_parameter(parameter, shared.span)
         return parameter
 
-    # Counting, before anything is expanded: see counting.py
+    # Counting, for modules: see counting.py
+
+    @cached_property
+    def counter(self) -> Counter:
+        from archc.grammar.counting import Counter
+
+        return Counter(self)
 
     def count(self, module: Module) -> int:
-        return 1
-
-    def count_body(self, function: Function) -> int:
-        return 1
-
-    def count_definition(self, ref: DefRef) -> int:
-        return 1
+        """How many nodes a module makes at least."""
+        return self.counter.count(module)
 
 
 SAMPLE = "draw an architecture from the space: `archc sample`"

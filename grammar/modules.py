@@ -11,10 +11,11 @@ from archc.grammar.naming import Scope
 from archc.grammar.scope import Definition, Env
 from archc.grammar.syntax import Fn
 from archc.grammar.values import POISON, Callable_, Module, Place, Poison, Result, Tensor, tensors_of
-from archc.ir.diagnostics import CompileError, Note, Span, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, Note, Span, fail
 from archc.ir.op import OpDef
 
 if TYPE_CHECKING:
+    from archc.grammar.counting import Counter
     from archc.grammar.elaborate import Elaborator
 
 
@@ -38,8 +39,8 @@ class OpRef(Module, Callable_):
             return inputs[0]  # mentioned, not called: nothing to do, and no node for it
         return self.called(Arguments((), {}, self.span)).apply(e, inputs, at, span)
 
-    def count(self, e: Elaborator) -> int:
-        return int(self.op.name != "identity")
+    def count(self, c: Counter) -> int:
+        return 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,8 +117,8 @@ class OpCall(Module):
         found = fed + len(self.bound.operands) + len(self.bound.named_operands)
         return fail("E0303", f"`{self.op.name}` takes {names}", self.span, label=f"{found} given")
 
-    def count(self, e: Elaborator) -> int:
-        return 1 + sum(e.count(v) for a in self.bound.regions.values() for v in _modules(a.value))
+    def count(self, c: Counter) -> int:
+        return 1 + sum(c.count(v) for a in self.bound.regions.values() for v in _modules(a.value))
 
 
 def _modules(value: Any) -> list[Module]:
@@ -143,8 +144,8 @@ class Sequence_(Module):
             value = e.apply(stage, inputs if i == 0 else value, at, span)
         return value  # type: ignore[no-any-return]
 
-    def count(self, e: Elaborator) -> int:
-        return sum(e.count(s) for s in self.stages)
+    def count(self, c: Counter) -> int:
+        return sum(c.count(s) for s in self.stages)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,8 +163,8 @@ class Partial(Module):
     def apply(self, e: Elaborator, inputs: tuple[Tensor, ...], at: Place, span: Span) -> Result:
         return e.apply(self.module, (*inputs, *self.given), at, span)
 
-    def count(self, e: Elaborator) -> int:
-        return e.count(self.module)
+    def count(self, c: Counter) -> int:
+        return c.count(self.module)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,8 +194,8 @@ class Function(Module):
             )
         return e.run(self, inputs, at)
 
-    def count(self, e: Elaborator) -> int:
-        return e.count_body(self)
+    def count(self, c: Counter) -> int:
+        return c.count_body(self)
 
 
 def _tensors(count: int) -> str:
@@ -216,8 +217,8 @@ class DefRef(Module, Callable_):
         module = e.call_definition(self.definition, Arguments((), {}, self.span), at)
         return e.apply(e.need_module(module, self.span), inputs, at, span)
 
-    def count(self, e: Elaborator) -> int:
-        return e.count_definition(self)
+    def count(self, c: Counter) -> int:
+        return c.count_definition(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,8 +248,8 @@ class Scoped(Module):
         except CompileError as error:
             raise seen_from(error, self.span) from None
 
-    def count(self, e: Elaborator) -> int:
-        return e.count(self.body)
+    def count(self, c: Counter) -> int:
+        return c.count(self.body)
 
 
 @dataclass(slots=True, eq=False)
@@ -284,8 +285,8 @@ class Shared(Module):
             self.path = self.scope.node(self.name, fixed, self.span)
         return self.path
 
-    def count(self, e: Elaborator) -> int:
-        return e.count(self.module)
+    def count(self, c: Counter) -> int:
+        return c.count(self.module)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,8 +308,21 @@ def feed(value: Any) -> tuple[Tensor, ...] | Poison:
 
 def seen_from(error: CompileError, use: Span) -> CompileError:
     """The error with a note on the use of the definition that it happened in."""
-    note = Note("used here", use)
+    note = Note(USED, use)
     return CompileError(
         *(d if d.span == use or note in d.notes else replace(d, notes=(*d.notes, note)) for d in error.diagnostics),
         exit_code=error.exit_code,
     )
+
+
+def with_few_uses(diagnostic: Diagnostic) -> Diagnostic:
+    """Of a long chain of uses, the innermost ones and the outermost."""
+    uses = [n for n in diagnostic.notes if n.message == USED]
+    if len(uses) <= 8:
+        return diagnostic
+    others = tuple(n for n in diagnostic.notes if n.message != USED)
+    between = Note(f"{len(uses) - 7} more uses are between these and the outermost")
+    return replace(diagnostic, notes=(*others, *uses[:6], between, uses[-1]))
+
+
+USED = "used here"

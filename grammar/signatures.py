@@ -15,6 +15,7 @@ from archc.ir.dims import Dim, Expr, exact_div
 from archc.ir.types import DTYPES, TensorType
 
 if TYPE_CHECKING:
+    from archc.grammar.counting import Counter
     from archc.grammar.elaborate import Elaborator
 
 
@@ -165,8 +166,8 @@ class Signed(Module):
         return fail("E0338", f"`{self.title}` takes another type of tensor", span, label=label,
                     notes=[Note("its signature", syntax.span)])  # fmt: skip
 
-    def count(self, e: Elaborator) -> int:
-        return e.count_signed(self)
+    def count(self, c: Counter) -> int:
+        return c.count_signed(self)
 
 
 def _spread(

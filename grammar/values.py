@@ -18,6 +18,7 @@ from archc.ir.dims import Expr
 from archc.ir.graph import Graph, Value
 
 if TYPE_CHECKING:
+    from archc.grammar.counting import Counter
     from archc.grammar.elaborate import Elaborator
     from archc.grammar.naming import Scope
 
@@ -121,7 +122,7 @@ class Module(ABC):
         """The results of feeding `inputs` to a fresh instance."""
 
     @abstractmethod
-    def count(self, e: Elaborator) -> int:
+    def count(self, c: Counter) -> int:
         """How many nodes an application makes: at least this many, known without making them."""
 
 
