@@ -61,15 +61,16 @@ def _concrete(tables: Tables) -> Tables:
 class _Token(list[Doc]):
     """A token and its comments, as a document."""
 
-    __slots__ = ("before", "behind", "ends_line", "starts_line", "text")
+    __slots__ = ("before", "behind", "ends_line", "spaced", "starts_line", "text")
 
-    def __init__(self, text: str, before: list[Doc], behind: list[Doc], starts_line: bool, ends_line: bool) -> None:
-        super().__init__([*before, text, *behind])
+    def __init__(self, text: str, offset: int, known: _Comments) -> None:
         self.text = text
-        self.before = before
-        self.behind = behind
-        self.starts_line = starts_line
-        self.ends_line = ends_line
+        self.before: list[Doc] = [Leading(tuple(known.before[offset]))] if known.before[offset] else []
+        self.behind: list[Doc] = [Trailing(known.behind[offset])] if offset in known.behind else []
+        self.starts_line = offset in known.starts_line
+        self.ends_line = offset in known.ends_line
+        self.spaced = offset in known.spaced
+        super().__init__([*self.before, text, *self.behind])
 
     def comments(self) -> list[str]:
         """The comments beside the token, without blank lines."""
@@ -98,18 +99,18 @@ class _Pipe(list[Doc]):
         self.rest = rest
 
 
-class _Braced(list[Doc]):
-    """An expression that ends with a block in braces."""
+class _Bracketed(list[Doc]):
+    """A list, or an expression with a block: as an only argument, it shares the lines of the call's bracket."""
 
 
 class _Statement(list[Doc]):
-    """A statement, and the line and column where it begins in the source."""
+    """A statement, and whether it follows a blank line."""
 
-    __slots__ = ("place",)
+    __slots__ = ("spaced",)
 
-    def __init__(self, doc: Doc, span: Span) -> None:
+    def __init__(self, first: _Token, doc: Doc) -> None:
         super().__init__([doc])
-        self.place = span.line, span.column
+        self.spaced = first.spaced
 
 
 _Children: TypeAlias = list[Any]
@@ -123,13 +124,13 @@ class _Comments:
         self.behind: dict[int, str] = {}  # offset of a token: the comment behind it on its line
         self.starts_line: set[int] = set()  # offsets of tokens
         self.ends_line: set[int] = set()
-        self.spaced: set[tuple[int, int]] = set()  # line and column of tokens that follow a blank line
+        self.spaced: set[int] = set()  # offsets of tokens that, with the comments before them, follow a blank line
         waiting: list[str] = []
-        last, line, line_start, newlines, blank = -1, 1, 0, 1, False
+        last, newlines, blank = -1, 1, False
         for match in tables.lexer.finditer(text):
             kind = match.lastgroup
             if kind == "NEWLINE":
-                line, line_start, newlines = line + 1, match.end(), newlines + 1
+                newlines += 1
                 continue
             if kind in tables.ignored and kind != "COMMENT":
                 continue
@@ -148,7 +149,7 @@ class _Comments:
                 self.starts_line.add(match.start())
                 self.ends_line.add(last)
             if blank:
-                self.spaced.add((line, match.start() - line_start + 1))
+                self.spaced.add(match.start())
             self.before[match.start()] = waiting
             last, newlines, waiting, blank = match.start(), 0, [], False
 
@@ -162,10 +163,7 @@ class _LayoutBuilder:
 
     def token(self, text: str, offset: int) -> _Token:
         """A token, when the parser takes it up."""
-        known = self.comments
-        before: list[Doc] = [Leading(tuple(known.before[offset]))] if known.before[offset] else []
-        behind: list[Doc] = [Trailing(known.behind[offset])] if offset in known.behind else []
-        return _Token(text, before, behind, offset in known.starts_line, offset in known.ends_line)
+        return _Token(text, offset, self.comments)
 
     def start(self, c: _Children, span: Span) -> Doc:
         last = self.comments.before[self.end]
@@ -173,7 +171,7 @@ class _LayoutBuilder:
             last.pop()
         docs = self._statements(c)
         if last:
-            spaced = any(column for _, column in self.comments.spaced)
+            spaced = self.end in self.comments.spaced
             docs += [Break.BLANK if spaced and docs else Break.HARD, Leading(tuple(last))]
         return docs
 
@@ -185,50 +183,52 @@ class _LayoutBuilder:
                 docs += child.dropped() if docs else [Trailing(comment) for comment in child.comments()]
                 continue
             if docs:
-                docs.append(Break.BLANK if child.place in self.comments.spaced else Break.HARD)
+                docs.append(Break.BLANK if child.spaced else Break.HARD)
             docs.append(child)
         return docs
 
     def language(self, c: _Children, span: Span) -> Doc:
-        return _Statement([c[0], " ", c[1]], span)
+        return _Statement(c[0], [c[0], " ", c[1]])
 
     def header(self, c: _Children, span: Span) -> Doc:
-        return _Statement([c[0], " ", c[1], *_optional_bracket(c[2:])], span)
+        return _Statement(c[0], [c[0], " ", c[1], *_optional_bracket(c[2:])])
 
     def import_(self, c: _Children, span: Span) -> Doc:
-        return _Statement([c[0], " ", c[1], *([" ", _bracket(*c[2:])] if c[2:] else [])], span)
+        names = [" ", *_optional_bracket(c[2:])] if c[2:] else []
+        return _Statement(c[0], [c[0], " ", c[1], *names])
 
     def port(self, c: _Children, span: Span) -> Doc:
-        return _Statement([c[0], " ", c[1], c[2], " ", c[3]], span)
+        return _Statement(c[0], [c[0], " ", c[1], c[2], " ", c[3]])
 
     def def_(self, c: _Children, span: Span) -> Doc:
         *head, equals, value = c
-        return _binding(_head(head), equals, value, span)
+        return _binding(c[0], _head(head), equals, value)
 
     def share(self, c: _Children, span: Span) -> Doc:
-        return _binding([c[0], " ", c[1]], c[2], c[3], span)
+        return _binding(c[0], [c[0], " ", c[1]], c[2], c[3])
 
     def let_(self, c: _Children, span: Span) -> Doc:
-        return _binding([c[0], " ", c[1]], c[2], c[3], span)
+        return _binding(c[0], [c[0], " ", c[1]], c[2], c[3])
 
     def bind(self, c: _Children, span: Span) -> Doc:
-        return _binding([c[0]], c[1], c[2], span)
+        first = c[0][0]  # alone, or in a list with its comma
+        return _binding(first if isinstance(first, _Token) else first[0], [c[0]], c[1], c[2])
 
     def rule_(self, c: _Children, span: Span) -> Doc:
         *head, equals, (first, *others) = c
         later: list[Doc] = [Nest([Break.LINE, other], 2) for other in others]
-        return _Statement(Group([*_head(head), " ", equals, Nest([Break.LINE, first]), *later]), span)
+        return _Statement(c[0], Group([*_head(head), " ", equals, Nest([Break.LINE, first]), *later]))
 
     def require(self, c: _Children, span: Span) -> Doc:
-        return _Statement(Group([c[0], " ", c[1]]), span)
+        return _Statement(c[0], Group([c[0], " ", c[1]]))
 
     def names(self, c: _Children, span: Span) -> Doc:
         return _spread(_separated(c))
 
-    def name_list(self, c: _Children, span: Span) -> Doc:
+    def arguments(self, c: _Children, span: Span) -> Doc:
         return _separated(c)
 
-    formals = dims = arguments = results = name_list
+    formals = dims = results = name_list = arguments
 
     def name(self, c: _Children, span: Span) -> Doc:
         (token,) = c
@@ -319,30 +319,30 @@ class _LayoutBuilder:
         return _bracket(c[0], _separated(c[1:-1]), c[-1])
 
     def list_(self, c: _Children, span: Span) -> Doc:
-        return _bracket(c[0], _separated(c[1:-1]), c[-1], fill=True)
+        return _Bracketed([_bracket(c[0], _separated(c[1:-1]), c[-1], fill=True)])
 
     def choose(self, c: _Children, span: Span) -> Doc:
         word, opener, alternatives, closer = c
         body = [doc for alternative in alternatives for doc in (Break.LINE, alternative)]
-        return _Braced([Group([word, " ", opener, *_closed(body, closer, Break.LINE)])])
+        return _Bracketed([Group([word, " ", opener, *_closed(body, closer, Break.LINE)])])
 
     def repeat(self, c: _Children, span: Span) -> Doc:
         word, opener, arguments, closer, *index, opening, body, closing = c
         head = [word, _bracket(opener, arguments, closer), " ", *(doc for child in index for doc in (child, " "))]
-        return _Braced([Group([*head, opening, *_closed([Break.LINE, body], closing, Break.LINE)])])
+        return _Bracketed([Group([*head, opening, *_closed([Break.LINE, body], closing, Break.LINE)])])
 
     def fn(self, c: _Children, span: Span) -> Doc:
         word, opener, names, closer, opening, body, closing = c
         edge = Break.LINE if len(body) == 1 else Break.HARD
         head: list[Doc] = [word, _bracket(opener, names, closer), " ", opening]
-        return _Braced([Group([*head, *_closed([edge, *body], closing, edge)])])
+        return _Bracketed([Group([*head, *_closed([edge, *body], closing, edge)])])
 
     def body(self, c: _Children, span: Span) -> list[Doc]:
         where = next(i for i, child in enumerate(c) if isinstance(child, _Token) and child.text == "return")
         statements, word, results, ends = c[:where], c[where], c[where + 1], c[where + 2 :]
         docs = self._statements(statements)
         if docs:
-            docs.append(Break.HARD)
+            docs.append(Break.BLANK if word.spaced else Break.HARD)
         return [*docs, [word, " ", _spread(results), *(doc for end in ends for doc in end.dropped())]]
 
 
@@ -354,15 +354,18 @@ def _head(c: _Children) -> list[Doc]:
 
 
 def _optional_bracket(c: _Children) -> list[Doc]:
-    return [_bracket(*c)] if c else []
+    if not c:
+        return []
+    opener, items, closer = c
+    return [_bracket(opener, items, closer, fill=True)]
 
 
-def _binding(head: list[Doc], equals: _Token, value: Doc, span: Span) -> _Statement:
+def _binding(first: _Token, head: list[Doc], equals: _Token, value: Doc) -> _Statement:
     """`head = value`; a line end after the `=` is kept where the statement is longer than a line."""
     if not equals.ends_line:
-        return _Statement(Group([*head, " ", equals, " ", value]), span)
+        return _Statement(first, Group([*head, " ", equals, " ", value]))
     lines: list[Doc] = [value.first, *value.rest] if isinstance(value, _Pipe) else [value]
-    return _Statement(Group([*head, " ", equals, Nest([Break.LINE, *lines])]), span)
+    return _Statement(first, Group([*head, " ", equals, Nest([Break.LINE, *lines])]))
 
 
 def _separated(c: _Children) -> _Items:
@@ -391,7 +394,7 @@ def _bracket(opener: _Token, items: _Items, closer: _Token, fill: bool = False) 
     """Items in brackets: on one line, or else each on its own (with `fill`, as many on a line as fit)."""
     if not items:
         return [opener, closer]
-    if len(items) == 1 and isinstance(items[0], _Braced) and not (opener.comments() or closer.before):
+    if len(items) == 1 and isinstance(items[0], _Bracketed) and not (opener.comments() or closer.before):
         return [opener, items[0], closer]
     body: list[Doc] = [Break.SOFT, Group(items[0])]
     for item in items[1:]:

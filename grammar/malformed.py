@@ -182,7 +182,14 @@ MISTAKES = (
         "E0124",
         "alternatives are separated by `|`",
         "write `choose { 16 | 32 | 64 }`",
-        ("y = choose { a, b }", "y = choose { a | b, c }", "rule f = a, b", "rule f = a | b, c"),
+        (
+            "y = choose { a, b }",
+            "y = choose { a | b, c }",
+            "y = choose { 16, 32 }",
+            "y = choose { a | 16, 32 }",
+            "rule f = a, b",
+            "rule f = a | b, c",
+        ),
     ),
     Mistake(
         "E0124",

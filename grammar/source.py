@@ -32,11 +32,12 @@ def read_source(path: str | Path, limits: Limits = DEFAULT) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise fail("E0001", f"cannot read `{name}`: {reason}", exit_code=2) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise fail("E0001", f"`{name}` is {kind}", help="give the path of an .arch file", exit_code=2)
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise fail("E0001", f"`{name}` is {kind}", help="give the path of an .arch file", exit_code=2)
         if status.st_size > limits.file_bytes:
             raise limits.exceeded("file_bytes", status.st_size, Span(name, 1, 1, 1, 1))
         try:

@@ -278,8 +278,10 @@ class TreeBuilder:
 
     def _unescape(self, text: str, span: Span) -> str:
         def resolve(match: re.Match[str]) -> str:
-            if match[1].startswith("u{") and int(match[1][2:-1], 16) <= 0x10FFFF:
-                return chr(int(match[1][2:-1], 16))
+            if match[1].startswith("u{"):
+                point = int(match[1][2:-1], 16)
+                if point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF:  # a surrogate alone is no character
+                    return chr(point)
             if match[1] not in _ESCAPES:
                 column = span.column + 1 + match.start()
                 place = Span(span.file, span.line, column, span.line, column + 2)
