@@ -1,8 +1,8 @@
 """Our IR to Relax, directly.
 
-Each op has a short function in `backends/tvm/lowerings/` that spells it with Relax operators; an op without one is decomposed
-first. Weights become constants; symbolic dimensions become TIR variables; regions are lowered in place, on the values
-that their op gives them.
+Each op has a short function in `backends/tvm/lowerings/` that spells it with Relax operators; an op without one is
+decomposed first. Weights become constants; symbolic dimensions become TIR variables; regions are lowered in place, on
+the values that their op gives them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from archc.ir.op import OpDef
 from archc.ir.types import NUMPY_NAMES, TensorType
 
 Expr = Any  # a Relax expression
+op = relax.op
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class TvmNode:
 
     def const(self, value: Any, dtype: str | None = None) -> Expr:
         """A constant of the result's dtype (or `dtype`)."""
-        return self.lowerer.constant(np.asarray(value, dtype=dtype or self.dtype))
+        return self.lowerer.constant(np.asarray(value).astype(numpy_dtype(dtype or self.dtype)))
 
     def emit(self, expr: Expr) -> Expr:
         """Name an expression, so that it is computed once."""
@@ -73,6 +74,36 @@ class TvmNode:
 
     def shape(self, dims: Sequence[Dim]) -> list[Any]:
         return [self.lowerer.dim(d) for d in dims]
+
+    def size(self, dim: Dim, dtype: str | None = None) -> Expr:
+        """A dimension as a tensor of rank 0."""
+        if isinstance(dim, int):
+            return self.const(dim, dtype)
+        start, stop = self.shape([dim, dim + 1])
+        number = self.emit(op.reshape(self.emit(op.arange(start, stop, dtype="int64")), []))
+        return number if dtype == "int64" else self.emit(op.astype(number, dtype or self.dtype))
+
+    def arange(self, size: Dim, axis: int = 0, rank: int = 1) -> Expr:
+        """0, 1, 2, … (i64) along one axis of a tensor of size 1 elsewhere."""
+        shape = [1] * rank
+        shape[axis] = -1
+        if isinstance(size, int):
+            return self.const(np.arange(size).reshape(shape), "int64")
+        places = self.emit(op.arange(0, self.lowerer.dim(size), dtype="int64"))
+        return places if rank == 1 else self.emit(op.reshape(places, shape))
+
+    def isnan(self, x: Expr) -> Expr:
+        """Where x is NaN. (`x != x` will not do: TVM takes it for false.)"""
+        return op.isnan(x)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """A dtype by its numpy name; `bfloat16` too."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 Lower = Callable[[TvmNode], Any]
@@ -101,11 +132,13 @@ class Lowerer:
 
     bb: relax.BlockBuilder
     weights: Mapping[str, NDArray[Any]]
+    kind: str = "cpu"
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Value, Expr] = field(default_factory=dict)
 
     def constant(self, array: NDArray[Any]) -> Expr:
-        return relax.const(np.ascontiguousarray(array) if array.ndim else array)
+        # the dtype is spelled out: Relax makes every float64 that it is not told about a float32
+        return relax.const(np.ascontiguousarray(array) if array.ndim else array, str(array.dtype))
 
     def dim(self, dim: Dim) -> Any:
         """A dimension as Relax knows it: an int, or an int64 expression over the function's variables."""
@@ -148,34 +181,42 @@ class Lowerer:
             self.values[value] = expr if isinstance(expr, relax.Var) else self.bb.emit(expr)
 
 
-def lower(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tvm.IRModule:
+def lower(graph: Graph, weights: Mapping[str, NDArray[Any]], kind: str = "cpu") -> tvm.IRModule:
     """A Relax module whose function `main` takes the inputs in order and returns the outputs, flat.
 
-    The graph holds only ops that have a lowering: see `archc.ir.decompose`. `weights` are arrays by parameter name.
+    The graph holds only ops that have a lowering: see `archc.ir.decompose`. `weights` are arrays by parameter name;
+    `kind` of target is "cpu" or "cuda".
 
     Raises: CompileError E0507 when a symbol of an input cannot be read off a shape (`f32[2*T]` with no bare `T`).
     """
+    bb = relax.BlockBuilder()
+    add_function(bb, "main", graph, weights, kind)
+    return bb.get()
+
+
+def add_function(
+    bb: relax.BlockBuilder, name: str, graph: Graph, weights: Mapping[str, NDArray[Any]], kind: str = "cpu"
+) -> None:
+    """Lower a graph to a function of the module that `bb` builds; see `lower`."""
     import archc.backends.tvm.lowerings  # noqa: F401  (fills the table)
 
-    bb = relax.BlockBuilder()
-    lowerer = Lowerer(bb, weights)
+    lowerer = Lowerer(bb, weights, kind)
     bare = {str(d) for v in graph.inputs for d in v.type.shape}
-    for name in graph.symbols():
-        if name not in bare:
+    for symbol in graph.symbols():
+        if symbol not in bare:
             raise fail(
                 "E0507",
-                f"the size `{name}` cannot be read off an input",
+                f"the size `{symbol}` cannot be read off an input",
                 graph.inputs[0].span,
                 label=f"it stands only inside expressions: {', '.join(str(v.type) for v in graph.inputs)}",
-                help=f"give an input an axis that is just `{name}`, or fix it: `--dim {name}=…`",
+                help=f"give an input an axis that is just `{symbol}`, or fix it: `--dim {symbol}=…`",
             )
-        lowerer.bind(name)
+        lowerer.bind(symbol)
     inputs = [
         relax.Var(v.name, relax.TensorType([lowerer.dim(d) for d in v.type.shape], NUMPY_NAMES[v.type.dtype]))
         for v in graph.inputs
     ]
-    with bb.function("main", inputs):
+    with bb.function(name, inputs):
         with bb.dataflow():
             outputs = [bb.emit_output(o) for o in lowerer.graph(graph, inputs)]
         bb.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
-    return bb.get()

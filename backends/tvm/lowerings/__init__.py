@@ -1,5 +1,15 @@
 """How TVM spells each op, in files that mirror `ir/ops/`."""
 
-from archc.backends.tvm.lowerings import elementwise, linear, shape
+from archc.backends.tvm.lowerings import (
+    attention,
+    convolution,
+    elementwise,
+    index,
+    linear,
+    norm,
+    pool,
+    reduce,
+    shape,
+)
 
-__all__ = ["elementwise", "linear", "shape"]
+__all__ = ["attention", "convolution", "elementwise", "index", "linear", "norm", "pool", "reduce", "shape"]

@@ -35,15 +35,12 @@ _plain(
         ew.POW: op.power,
         ew.MINIMUM: op.minimum,
         ew.MAXIMUM: op.maximum,
-        ew.EQ: op.equal,
-        ew.NE: op.not_equal,
         ew.LT: op.less,
         ew.LE: op.less_equal,
         ew.GT: op.greater,
         ew.GE: op.greater_equal,
         ew.LOGICAL_AND: op.logical_and,
         ew.LOGICAL_OR: op.logical_or,
-        ew.LOGICAL_NOT: op.logical_not,
         ew.WHERE: op.where,
         ew.NEG: op.negative,
         ew.ABS: op.abs,
@@ -64,6 +61,28 @@ _plain(
         act.DROPOUT: lambda x: x,  # an artifact does not train
     }
 )
+
+
+@lowering(ew.EQ)
+def _eq(n: TvmNode) -> Any:
+    if n.node.inputs[0].type.dtype != "bool":
+        return op.equal(*n.args)
+    return op.equal(*(n.emit(op.astype(x, "int8")) for x in n.args))  # LLVM compares bools as floats
+
+
+@lowering(ew.NE)
+def _ne(n: TvmNode) -> Any:
+    return _no(n, _eq(n))  # TVM's own is false where one side is NaN
+
+
+@lowering(ew.LOGICAL_NOT)
+def _logical_not(n: TvmNode) -> Any:
+    return _no(n, n.x)
+
+
+def _no(n: TvmNode, x: Any) -> Any:
+    """By way of a number: TVM would turn `not (a < b)` into `a >= b`, which is another thing for NaN."""
+    return op.equal(n.emit(op.astype(n.emit(x), "int8")), n.const(0, "int8"))
 
 
 @lowering(ew.SQUARE)
@@ -89,7 +108,7 @@ def _expm1(n: TvmNode) -> Any:
     u = n.emit(op.exp(n.x))
     less = n.emit(op.subtract(u, one))
     precise = op.divide(op.multiply(less, n.x), op.log(u))
-    far = op.logical_or(op.greater(op.abs(n.x), one), op.not_equal(n.x, n.x))
+    far = op.logical_or(op.greater(op.abs(n.x), one), n.isnan(n.x))
     return op.where(op.equal(u, one), n.x, op.where(far, less, precise))
 
 
@@ -170,7 +189,7 @@ def _cast(n: TvmNode) -> Any:
     if source == target:
         return n.x
     if target == "bool":
-        return op.not_equal(n.x, n.const(0, NUMPY_NAMES[source]))
+        return _no(n, op.equal(n.x, n.const(0, NUMPY_NAMES[source])))
     if source in FLOATS and target == "i8":  # out of range is undefined in C; go through a wide integer as PyTorch does
         return op.astype(op.astype(n.x, "int64"), "int8")
     return op.astype(n.x, NUMPY_NAMES[target])

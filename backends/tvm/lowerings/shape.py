@@ -1,4 +1,4 @@
-"""Views, joins and pieces, reductions, look-ups and constants."""
+"""Views, joins and pieces, and constants."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 from tvm import relax
 
 from archc.backends.tvm.lower import TvmNode, lowering
-from archc.ir.ops import constants, index, reduce, shape
+from archc.ir.ops import constants, shape
 from archc.ir.ops.pieces import pad_widths, selected, slice_bounds
-from archc.ir.types import FLOATS, NUMPY_NAMES
 
 op = relax.op
 
@@ -105,51 +104,3 @@ def _constant(n: TvmNode) -> Any:
 @lowering(constants.PARAMETER, constants.BUFFER)
 def _parameter(n: TvmNode) -> Any:
     return n.weight("weight")
-
-
-def _reduction_axes(n: TvmNode) -> list[int]:
-    return list(n.node.call.axes(n.p.axis))
-
-
-def _operand(n: TvmNode) -> Any:
-    """The operand in the result's dtype: sums of integers are made in i64."""
-    source = n.node.inputs[0].type.dtype
-    return n.x if source in FLOATS else op.astype(n.x, n.dtype)
-
-
-@lowering(reduce.SUM)
-def _sum(n: TvmNode) -> Any:
-    return op.sum(_operand(n), _reduction_axes(n), n.p.keepdim)
-
-
-@lowering(reduce.MEAN)
-def _mean(n: TvmNode) -> Any:
-    return op.mean(n.x, _reduction_axes(n), n.p.keepdim)
-
-
-@lowering(reduce.MAX)
-def _max(n: TvmNode) -> Any:
-    return op.max(n.x, _reduction_axes(n), n.p.keepdim)
-
-
-@lowering(reduce.MIN)
-def _min(n: TvmNode) -> Any:
-    return op.min(n.x, _reduction_axes(n), n.p.keepdim)
-
-
-@lowering(reduce.CUMSUM)
-def _cumsum(n: TvmNode) -> Any:
-    return op.cumsum(_operand(n), axis=n.p.axis % n.type.rank, dtype=n.dtype)
-
-
-@lowering(reduce.ANY, reduce.ALL)
-def _any_all(n: TvmNode) -> Any:
-    number = op.astype(n.x, "int8")
-    function = op.max if n.node.op is reduce.ANY else op.min
-    return op.astype(function(number, _reduction_axes(n), n.p.keepdim), "bool")
-
-
-@lowering(index.ONE_HOT)
-def _one_hot(n: TvmNode) -> Any:
-    classes = n.const(np.arange(n.p.num_classes), NUMPY_NAMES[n.node.inputs[0].type.dtype])
-    return op.astype(op.equal(op.expand_dims(n.x, -1), classes), n.dtype)

@@ -1,0 +1,160 @@
+"""From a graph and its weights to an artifact: rewrite, lower, build, write; and the cache around that.
+
+    verify → inference passes → decompose what TVM has no lowering for → clean up → lower → build
+
+Nothing here imports tvm before something has to be built, so that a compilation that the cache knows costs no start-up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archc.backends.artifact import Facts, Manifest, Port, read_manifest
+from archc.backends.cache import Cache, cache_key, copy_out
+from archc.backends.weights import check_weights, numpy_dtype, type_of
+from archc.ir.canonical import canonical
+from archc.ir.clone import clone
+from archc.ir.graph import Graph, Value
+from archc.ir.types import TensorType
+from archc.ir.verify import verify
+from archc.passes.manager import Context, Dump, Pass, run_passes
+from archc.passes.pipeline import CLEANUP, INFERENCE
+
+if TYPE_CHECKING:
+    from archc.backends.preprocessing import Preprocessing
+    from archc.backends.tvm.targets import TargetSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network rewritten to what TVM has lowerings for, its weights, and the passes that changed something."""
+
+    graph: Graph
+    weights: Arrays
+    passes: tuple[str, ...]
+
+
+def compile_graph(
+    graph: Graph,
+    weights: Arrays,
+    path: Path | str,
+    *,
+    spec: TargetSpec,
+    source: str = "",
+    weights_origin: str = "file",
+    preprocessing: Preprocessing | None = None,
+    passes: Sequence[Pass] = INFERENCE,
+    dump: Dump | None = None,
+) -> Manifest:
+    """Compile a network for `spec` and write the artifact to `path`, atomically. The graph is not changed.
+
+    Raises: CompileError E0603–E0606 for weights that do not fit, E0506 and E0507 for what TVM cannot express, and what
+    `archc.backends.tvm.build.compile_module` raises.
+    """
+    from archc.backends.tvm.build import compile_module
+    from archc.backends.tvm.lower import lower
+
+    _check(graph, weights)
+    prepared = prepare(graph, weights, passes, dump)
+    facts = facts_of(graph, weights, weights_origin, preprocessing, prepared.passes)
+    module = lower(prepared.graph, prepared.weights, spec.kind)
+    return compile_module(module, path, spec=spec, facts=facts, source=source)
+
+
+def compile_cached(
+    graph: Graph,
+    weights: Arrays,
+    path: Path | str,
+    *,
+    spec: TargetSpec,
+    source: str = "",
+    weights_origin: str = "file",
+    preprocessing: Preprocessing | None = None,
+    passes: Sequence[Pass] = INFERENCE,
+    cache: Cache | None = None,
+) -> Manifest:
+    """`compile_graph` through the cache: what has been compiled before, by any process, is copied to `path`."""
+    _check(graph, weights)
+    facts = facts_of(graph, weights, weights_origin, preprocessing, ())
+    key = cache_key(
+        facts=facts.model_dump(mode="json"),
+        target=spec.model_dump(mode="json"),
+        pipeline=[p.name for p in passes],
+        source=hashlib.sha256(source.encode()).hexdigest(),
+    )
+
+    def build(into: Path) -> Manifest:
+        options: dict[str, Any] = {"source": source, "weights_origin": weights_origin, "preprocessing": preprocessing}
+        return compile_graph(graph, weights, into, spec=spec, passes=passes, **options)
+
+    copy_out((cache or Cache()).get_or_build(key, build), path)
+    return read_manifest(path)
+
+
+def prepare(graph: Graph, weights: Arrays, passes: Sequence[Pass] = INFERENCE, dump: Dump | None = None) -> Prepared:
+    """Run the passes on a copy of the graph and decompose what TVM has no lowering for."""
+    from archc.backends.tvm.lower import can_lower
+    from archc.ir.decompose import decompose
+
+    def run(graph: Graph, context: Context) -> bool:
+        return decompose(graph, can_lower)
+
+    copy, context = clone(graph), Context(weights=dict(weights))  # type: ignore[arg-type]
+    done = run_passes(copy, [*passes, Pass("decompose", run), *CLEANUP], context, dump)
+    assert context.weights is not None
+    return Prepared(copy, context.weights, tuple(dict.fromkeys(ran.name for ran in done if ran.changed)))
+
+
+def facts_of(
+    graph: Graph,
+    weights: Arrays,
+    weights_origin: str,
+    preprocessing: Preprocessing | None,
+    passes: Sequence[str],
+) -> Facts:
+    """What an artifact says of its network; with the target and the pipeline, what its cache key is made of."""
+    identity = canonical(graph)
+    digest = hashlib.sha256()
+    for parameter in identity.parameters:  # in canonical order: names do not count
+        array = np.ascontiguousarray(weights[parameter.name])
+        digest.update(f"{type_of(array)}\n".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return Facts(
+        name=graph.name,
+        inputs=tuple(_port(v.name, v) for v in graph.inputs),
+        outputs=tuple(_port(name, v) for name, v in zip(graph.output_names, graph.outputs, strict=True)),
+        ir_hash=identity.hash,
+        weights_hash=digest.hexdigest(),
+        weights_origin=weights_origin,
+        passes=tuple(passes),
+        model_parameters=sum(p.size for p in graph.parameters().values() if p.trainable),
+        preprocessing=preprocessing,
+    )
+
+
+def initial_weights(graph: Graph, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """The initial value of every parameter, the same for the same seed and name on every machine."""
+    return {
+        name: p.init.sample(p.shape, seed, name).astype(numpy_dtype(p.type.dtype))
+        for name, p in graph.parameters().items()
+    }
+
+
+def _port(name: str, value: Value) -> Port:
+    dims = tuple(d if isinstance(d, int) else str(d) for d in value.type.shape)
+    return Port(name=name, dtype=value.type.dtype, dims=dims)  # type: ignore[arg-type]
+
+
+def _check(graph: Graph, weights: Arrays) -> None:
+    verify(graph)
+    needed: dict[str, TensorType] = {name: p.type for name, p in graph.parameters().items()}
+    check_weights(needed, {name: type_of(array) for name, array in weights.items()})
