@@ -104,12 +104,8 @@ class Expr:
     def __str__(self) -> str:
         text = ""
         for monomial, coefficient in sorted(self.terms, key=lambda t: (not t[0], str(t[0]))):
-            factors = [
-                str(a)
-                if isinstance(a, Symbol) or len(self.terms) == 1 == abs(coefficient) == len(monomial)
-                else f"({a})"
-                for a in monomial
-            ]
+            alone = abs(coefficient) == len(monomial) == 1
+            factors = [str(a) if isinstance(a, Symbol) or alone else f"({a})" for a in monomial]
             if abs(coefficient) != 1 or not factors:
                 factors.insert(0, str(abs(coefficient)))
             piece = "*".join(factors)

@@ -67,8 +67,9 @@ def test_exact_division_undoes_multiplication(one: tuple[Dim, int], two: tuple[D
 def test_spelling() -> None:
     n, t, h = symbol("N"), symbol("T"), symbol("H")
     assert str(2 * n * t + 1) == "2*N*T + 1"
-    assert str((h - 1) // 2) == "(H - 1)//2"
+    assert str((h - 1) // 2) == "(H + 1)//2 - 1"
     assert str(n - n) == "0"
+    assert str(3 * (h // 2) * n) == "3*(H//2)*N"
     assert str(4 * t % 3) == "(4*T) % 3"
 
 
