@@ -49,8 +49,10 @@ class ArchModule(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         state = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
-        for name, path in self._renamed().items():
-            state[prefix + name] = state.pop(prefix + path)
+        if renamed := {prefix + path: prefix + name for name, path in self._renamed().items()}:
+            items = [(renamed.get(key, key), value) for key, value in state.items()]
+            state.clear()  # in place: a larger module gathers the states of its parts in this dictionary
+            state.update(items)
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -121,8 +123,7 @@ def class_name(name: str) -> str:
 
 def _generated_class(graph: Graph, paths: Mapping[str, tuple[str, ...]]) -> type[ArchModule]:
     source = generate(graph, paths).methods
-    name = class_name(graph.name)
-    text = f"class {name}(ArchModule):\n{source}"
+    name, text = class_name(graph.name), f"class Model(ArchModule):\n{source}"
     # No `__name__`: torch.compile would import a module of that name when this one is part of a larger model.
     scope: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, "ArchModule": ArchModule}
     scope |= runtime.HELPERS
@@ -130,8 +131,8 @@ def _generated_class(graph: Graph, paths: Mapping[str, tuple[str, ...]]) -> type
     # The annotations of the signatures are for readers: they are not evaluated.
     exec(compile(text, file, "exec", dont_inherit=True), scope)
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)  # tracebacks show the generated lines
-    made: type[ArchModule] = scope[name]
-    made.__module__ = __name__
+    made: type[ArchModule] = scope["Model"]
+    made.__module__, made.__name__, made.__qualname__ = __name__, name, name
     made.source, made.parameter_paths = source, dict(paths)
     return made
 
