@@ -34,16 +34,14 @@ def format_source(text: str, file: str = "<text>", limits: Limits = DEFAULT) -> 
     y = x -> linear(3, bias = false)  # last
     """
     text = check_text(text, file, limits)
-    program = parse(text, file, limits)
-
     def no_fault(fault: Fault) -> bool:
         raise AssertionError(f"the parser accepted this text: {fault}")
 
-    builder = _LayoutBuilder(text, load())
     with paused_collector():
-        doc = Machine(_concrete(load()), builder, limits).run(text, file, no_fault)
-    result = render(doc, WIDTH).strip("\n") + "\n" if doc else ""
-    assert parse(result, file, limits) == program, "formatting changed the meaning of the program"
+        program = parse(text, file, limits)
+        doc = Machine(_concrete(load()), _LayoutBuilder(text, load()), limits).run(text, file, no_fault)
+        result = render(doc, WIDTH).strip("\n") + "\n" if doc else ""
+        assert parse(result, file, limits) == program, "formatting changed the meaning of the program"
     return result
 
 
