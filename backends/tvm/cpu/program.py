@@ -242,7 +242,7 @@ class Evaluator:
                 return type(node)(a, b)
             return (mathfn.maximum if isinstance(node, tirx.Max) else mathfn.minimum)(a, b, self._bind)
         name = node.op.name if isinstance(node.op, ir.Op) else ""
-        if name == "tirx.if_then_else":
+        if name == "prim.if_then_else":
             return self._guarded(node, bound)
         arguments = [self._lower(a, bound) for a in node.args]
         expanded = mathfn.expand(name, str(node.ty.dtype), arguments, self._bind)
@@ -291,7 +291,7 @@ def _unguarded(value: Expr) -> Expr:
     leaves the last lane's value to all."""
 
     def select(node: ir.Call, mutator: Any) -> Expr:
-        if not (isinstance(node.op, ir.Op) and node.op.name == "tirx.if_then_else"):
+        if not (isinstance(node.op, ir.Op) and node.op.name == "prim.if_then_else"):
             return mutator.default_mutate(node)
         arms = [tvm_ffi.structural_map(a, (ir.TensorLoad, _clamped_load)) for a in node.args[1:]]
         return tirx.Select(*(mutator.mutate(e) for e in (node.args[0], *arms)))

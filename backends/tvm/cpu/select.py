@@ -51,8 +51,10 @@ class SelectKernels(relax.PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
-        if not isinstance(call, relax.Call) or not isinstance(call.op, ir.Op):
-            return call
+        return self.choose(call) if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else call
+
+    def choose(self, call: relax.Call) -> relax.Expr:
+        """The rewritten form of an operator whose operands are rewritten already."""
         call = self.builder_.normalize(call)
         folded = _fold(self, call)
         if folded is not None:
@@ -76,6 +78,12 @@ class SelectKernels(relax.PyExprMutator):
         """The array of a constant, or of a variable bound to one."""
         found = self.definition(value)
         return found.value.numpy() if isinstance(found, ir.GenericConst) else None
+
+    def parts(self, value: relax.Expr) -> list[relax.Expr] | None:
+        """The members of a tuple written out, else None."""
+        if isinstance(value, relax.Var):
+            value = self.lookup_binding(value)
+        return list(value.fields) if isinstance(value, relax.Tuple) else None
 
     def emit(self, value: relax.Expr) -> relax.Var:
         return self.builder_.emit(self.builder_.normalize(value))
@@ -337,9 +345,6 @@ def _binary(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     known = [b for b in beneath if b is not None]
     if not known or rank(call) != rank(known[0]):
         return None
-    folded = _scale_filters(self, call)
-    if folded is not None:
-        return folded
     arguments = [b if b is not None else _follow(self, a, rank(call)) for b, a in zip(beneath, call.args, strict=True)]
     if any(a is None for a in arguments):
         return None
@@ -360,14 +365,24 @@ def _follow(self: SelectKernels, value: relax.Expr, ndim: int) -> relax.Expr | N
     return self.channels_last(value)
 
 
-def _scale_filters(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
-    return None
-
-
 @rule("concat")
 def _concat(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
-    values = self.definition_tuple(call.args[0]) if hasattr(self, "definition_tuple") else None
-    return values
+    parts = self.parts(call.args[0])
+    if parts is None or all(self.beneath(p) is None for p in parts):
+        return None
+    ndim = rank(parts[0])
+    axis = to_last(ndim).index(int(call.attrs.axis) % ndim)
+    return self.channels_first(op.concat([self.channels_last(p) for p in parts], axis))
+
+
+@rule("nn.pad")
+def _pad(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    last = self.beneath(call.args[0])
+    if last is None or str(call.attrs.pad_mode) != "constant":
+        return None
+    width = [int(w) for w in call.attrs.pad_width]
+    moved = [w for axis in to_last(rank(last)) for w in width[2 * axis : 2 * axis + 2]]
+    return self.channels_first(op.nn.pad(last, moved, "constant", float(call.attrs.pad_value)))
 
 
 # Normalisations
@@ -431,11 +446,20 @@ def _group_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 
 @rule("nn.batch_norm")
 def _batch_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
-    """At inference a batch norm is a multiplication and an addition, which follow a convolution into its registers."""
+    """At inference a batch norm is a factor and a sum per channel; the factor goes into a convolution's filters."""
+    attrs = call.attrs
     arrays = [self.constant(a) for a in call.args[1:]]
-    if bool(call.attrs.training) or any(a is None for a in arrays):
+    if bool(attrs.training) or any(a is None for a in arrays):
         return None
-    return None
+    gamma, beta, mean, variance = arrays
+    factor = (gamma if attrs.scale else 1) / np.sqrt(variance + float(attrs.epsilon))
+    term = (beta if attrs.center else 0) - mean * factor
+    ndim, axis = rank(call.args[0]), int(attrs.axis) % rank(call.args[0])
+    shape = [-1 if i == axis else 1 for i in range(ndim)]
+    factor, term = (relax.const(a.reshape(shape).astype(gamma.dtype)) for a in (factor, term))
+    scaled = self.choose(op.multiply(call.args[0], factor))
+    shifted = self.choose(op.add(self.emit(scaled), term))
+    return relax.Tuple([self.emit(shifted), call.args[3], call.args[4]])
 
 
 def shape_of(value: relax.Expr) -> Sequence[Expr]:
