@@ -193,6 +193,21 @@ def validate(op: OpDef[Any], given: Mapping[str, Argument], span: Span) -> Param
         raise CompileError(*_translated(op, given, error, span)) from None
 
 
+def check_keywords(op: OpDef[Any], keywords: Mapping[str, Argument | None], call: Span) -> list[Diagnostic]:
+    """Mistakes among keyword arguments of which only some values are known (None: not known)."""
+    allowed = [*region_names(op), *positional_order(op), *map(operand_name, op.operand_names), *op.weights, "name", "state"]
+    unknown = [key for key in keywords if key not in allowed]
+    if unknown:
+        return list(_unknown(op.name, unknown[0], allowed[:-1], keywords[unknown[0]] or Argument("…", call)).diagnostics)
+    known = {k: a for k, a in keywords.items() if a is not None and k in written_fields(op.params) and k not in op.weights}
+    try:
+        op.params(**{key: argument.value for key, argument in known.items()})
+    except ValidationError as error:
+        found = _translated(op, known, error, call)
+        return [d for d in found if d.span in {a.span for a in known.values()}]
+    return []
+
+
 def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: ValidationError, span: Span) -> list[Diagnostic]:
     absent = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing" and len(e["loc"]) == 1]
     found: dict[str, Diagnostic] = {}

@@ -104,6 +104,7 @@ class Elaborator:
         self.limits = limits
         self.sink = DiagnosticSink()
         self.names = Names()
+        self.is_open = False  # are choices and missing parameters left open, as `check` does?
         self.nodes = 0
         self._depth = 0
         self._calls = 0
@@ -168,6 +169,8 @@ class Elaborator:
                 label="not bound yet",
                 help="move this line behind the one that binds it",
             )
+        if isinstance(found, RuleEntry) and self.is_open:
+            return POISON
         if isinstance(found, RuleEntry):
             raise fail("E0702", f"`{expr.name}` is a rule: it stands for a choice", expr.span, help=SAMPLE)
         return found
@@ -342,6 +345,8 @@ class Elaborator:
         return repeat(self, expr, env, at)
 
     def _choice(self, expr: Choose | Range, env: Env, at: Place) -> Any:
+        if self.is_open:
+            return POISON
         word = "choose" if isinstance(expr, Choose) else "range"
         raise fail("E0702", f"`{word}` leaves a choice open, and an `arch` has none", expr.span, help=SAMPLE)
 

@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from archc.grammar.elaborate import MAX_DEPTH
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.parser import parse, parse_file
 from archc.grammar.program import Program
+from archc.grammar.spaces import lint_space
+from archc.grammar.syntax import Program as Syntax
+from archc.ir.diagnostics import CompileError, Diagnostic
 from archc.ir.graph import Graph
 
 
@@ -51,12 +55,57 @@ def loads(
         return Program(parse(text, file, limits), values, dims, limits).elaborate()
 
 
+def check(
+    path: str | Path, values: Mapping[str, Any] | None = None, dims: Mapping[str, int] | None = None, limits: Limits = DEFAULT
+) -> tuple[Diagnostic, ...]:
+    """All mistakes and warnings in a file: an architecture, a template, a space or a library. Raises nothing."""
+    return _checked(lambda: parse_file(path, limits), values, dims, limits)
+
+
+def check_text(
+    text: str,
+    values: Mapping[str, Any] | None = None,
+    dims: Mapping[str, int] | None = None,
+    limits: Limits = DEFAULT,
+    file: str = "<text>",
+) -> tuple[Diagnostic, ...]:
+    """All mistakes and warnings in a text.
+
+    >>> [d.message for d in check_text("arch a(width) input x: f32[N, 4] output y: f32[N, 4] y = x -> linaer(width)")]
+    ['unknown name `linaer`']
+    """
+    return _checked(lambda: parse(text, file, limits), values, dims, limits)
+
+
+def _checked(
+    read: Callable[[], Syntax], values: Mapping[str, Any] | None, dims: Mapping[str, int] | None, limits: Limits
+) -> tuple[Diagnostic, ...]:
+    try:
+        syntax = read()
+    except CompileError as error:
+        return error.diagnostics
+    with _room_to_recurse():
+        program = Program(syntax, values, dims, limits)
+        program.e.is_open = True
+        program.check(arguments=True)
+        if syntax.kind == "space":
+            program.e.sink.add(*lint_space(syntax, values))
+    return tuple(program.e.sink.diagnostics)
+
+
 @contextmanager
 def _room_to_recurse() -> Iterator[None]:
-    """Python's recursion limit raised so far that ours (`MAX_DEPTH`) is met first: some frames for each of our levels."""
-    before = sys.getrecursionlimit()
+    """Python's recursion limit raised so far that ours (`MAX_DEPTH`) is met first: some frames for each of our levels.
+
+    The collector of cycles pauses, too: a graph under construction has no garbage, and looking for it again and again
+    takes a third of the time.
+    """
+    before, collecting = sys.getrecursionlimit(), gc.isenabled()
     sys.setrecursionlimit(max(before, 1000 + 12 * MAX_DEPTH))
+    gc.disable()
     try:
         yield
     finally:
         sys.setrecursionlimit(before)
+        if collecting:
+            gc.enable()

@@ -10,6 +10,7 @@ from archc.grammar.elaborate import Elaborator, unknown_name
 from archc.grammar.imports import Importer
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.naming import Scope
+from archc.grammar.resolve import Resolver
 from archc.grammar.scope import MISSING, PARAMETER_TYPES, Definition, Env, Pending, RuleEntry, check_parameter
 from archc.grammar.signatures import dtype_of, size_of
 from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rule, Share, walk
@@ -50,8 +51,25 @@ class Program:
         """
         if self.syntax.kind != "arch":
             raise self._not_an_architecture()
+        self.check()
+        self.e.sink.finish()
+        return self.graph
+
+    def check(self, arguments: bool = False) -> None:
+        """Find mistakes; what is open (a parameter without a value, a choice) is taken to be right.
+
+        `arguments`: check those of calls in unused definitions, too.
+        """
         self._guarded(self._parameters)
         self._declare()
+        self._symbols()
+        resolver = Resolver(self.syntax, self.env.names, arguments or self.e.is_open)
+        self.e.sink.add(*resolver.run())
+        if resolver.recursive:
+            return
+        self._elaborate()
+
+    def _elaborate(self) -> None:
         for item in self.syntax.items:
             if isinstance(item, Port):
                 self._guarded(lambda item=item: self._port(item), item.name.text)  # type: ignore[misc]
@@ -64,10 +82,9 @@ class Program:
             elif isinstance(item, Require):
                 self.requirements.append(item)
         self._finish()
-        for requirement in self.requirements if not self.e.sink.has_errors else ():
+        complete = not self.e.sink.has_errors and len(self.results) == len(self.outputs)
+        for requirement in self.requirements if complete else ():
             self._guarded(lambda item=requirement: self._require(item))  # type: ignore[misc]
-        self.e.sink.finish()
-        return self.graph
 
     def _not_an_architecture(self) -> CompileError:
         if self.syntax.kind == "space":
@@ -104,6 +121,8 @@ class Program:
             if isinstance(value, int) and not isinstance(value, bool) and _is_float(formal, default):
                 value = float(value)
             check_parameter(formal, value, formal.name.span, describe(value), default)
+        elif default is MISSING and self.e.is_open:
+            value = POISON
         elif default is MISSING:
             raise fail("E0214", f"parameter `{name}` has no value", formal.span, label="it has no default",
                        help=f"give it one: `--set {name}=…`")  # fmt: skip
@@ -120,14 +139,18 @@ class Program:
         spans = {f.name.text: f.name.span for f in self.syntax.formals}
         declare(self.e, self.syntax, self.env, self.root, self.importer, spans)
 
+    def _symbols(self) -> None:
+        """The dimensions that inputs name."""
+        for port in self.syntax.items:
+            if not isinstance(port, Port) or port.direction != "input":
+                continue
+            for node in walk(port.type):
+                if isinstance(node, Ref) and node.name[:1].isupper() and node.name not in self.env.names:
+                    fixed = self.dims.get(node.name)
+                    self.env.names[node.name] = symbol(node.name) if fixed is None else fixed
+                    self.frame.symbols[node.name] = symbol(node.name)
+
     def _port(self, port: Port) -> None:
-        if port.direction == "input":
-            for dim in port.type.dims:
-                for node in walk(dim):
-                    if isinstance(node, Ref) and node.name[:1].isupper() and node.name not in self.env.names:
-                        fixed = self.dims.get(node.name)
-                        self.env.names[node.name] = symbol(node.name) if fixed is None else fixed
-                        self.frame.symbols[node.name] = symbol(node.name)
         type_ = self._type(port)
         name = port.name.text
         if port.direction == "output":
@@ -204,7 +227,7 @@ class Program:
             elif self.env.names.get(name) is not POISON:
                 error = fail("E0216", f"output `{name}` is not bound", port.span, help=f"add a line `{name} = …`")
                 self.e.sink.add(*error.diagnostics)
-        if not self.outputs and not self.e.sink.has_errors:
+        if not self.outputs and self.syntax.kind != "library" and not self.e.sink.has_errors:
             self.e.sink.add(*fail("E0216", "the program has no output", self.syntax.span,
                                   help="declare one: `output y: f32[N, 10]`").diagnostics)  # fmt: skip
 
@@ -251,6 +274,10 @@ def imported(e: Elaborator, item: Import, importing: str, at: Place, importer: I
         importer.chain.append(key)
         declare(e, syntax, env, at, importer, {})
         importer.chain.pop()
+        resolver = Resolver(syntax, env.names)
+        e.sink.add(*resolver.run())
+        if resolver.recursive:
+            env.names.update({i.name.text: POISON for i in syntax.items if isinstance(i, Def | Share)})
         for inner in syntax.items:
             if isinstance(inner, Let | Share):
                 e.statement(inner, env, at)

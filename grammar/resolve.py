@@ -1,0 +1,246 @@
+"""What can be said of a program before it is elaborated: every name means something, no definition needs itself, and
+arguments that are written out fit their ops. This looks at unused definitions, templates and spaces, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from archc.grammar.calls import Argument, Arguments, bind_op, check_keywords
+from archc.grammar.constructs import CONSTRUCTS
+from archc.grammar.elaborate import find_op
+from archc.grammar.requirements import QUANTITIES
+from archc.grammar.syntax import (
+    Bind,
+    Boolean,
+    Call,
+    Choose,
+    Def,
+    Fn,
+    Formal,
+    Let,
+    List,
+    Negate,
+    Node,
+    NoneLiteral,
+    Number,
+    Port,
+    Program,
+    Ref,
+    Repeat,
+    Require,
+    Rest,
+    Rule,
+    Share,
+    String,
+    children,
+    walk,
+)
+from archc.ir.diagnostics import CompileError, Diagnostic, Note, did_you_mean, fail
+from archc.ir.op import REGISTRY, OpDef
+
+_REGION_SYMBOL = re.compile(r"(Rows|Kept)\d*")
+MEASURED = (*QUANTITIES, "latency_ms", "cpu", "cuda")
+"""Names that a `require` may use besides the program's own."""
+
+
+@dataclass(slots=True)
+class Resolver:
+    """Looks at one file. `known` are its top-level names; `uses` says which of them each definition mentions."""
+
+    syntax: Program
+    known: Mapping[str, Any]
+    check_arguments: bool = False
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    uses: dict[str, list[Ref]] = field(default_factory=dict)
+
+    def run(self) -> list[Diagnostic]:
+        for item in self.syntax.items:
+            name = item.name.text if isinstance(item, Def | Share | Rule) else ""
+            self._current = self.uses.setdefault(name, [])
+            if isinstance(item, Def | Rule):
+                self._definition(item)
+            elif isinstance(item, Share | Let | Bind):
+                self._expression(item.value, frozenset())
+            elif isinstance(item, Require):
+                self._expression(item.condition, frozenset(MEASURED))
+            elif isinstance(item, Port):
+                for dim in item.type.dims:
+                    self._expression(dim, frozenset())
+        for formal in self.syntax.formals:
+            if formal.default is not None:
+                self._expression(formal.default, frozenset())
+        self._recursion()
+        return self.diagnostics
+
+    _current: list[Ref] = field(default_factory=list)
+
+    def _definition(self, item: Def | Rule) -> None:
+        local = {f.name.text for f in item.formals or ()}
+        if item.signature is not None:
+            for shape in item.signature.inputs:
+                local |= {n.name for n in walk(shape) if isinstance(n, Ref) and n.name[:1].isupper()}
+                local |= {n.name.text for n in walk(shape) if isinstance(n, Rest)}
+        names = frozenset(local)
+        for formal in item.formals or ():
+            self._default(formal, names)
+        if isinstance(item, Def):
+            if item.signature is not None:
+                for shape in item.signature.outputs:
+                    self._expression(shape, names)
+            self._expression(item.body, names)
+            return
+        for alternative in item.alternatives:
+            self._expression(alternative.body, names)
+            if alternative.guard is not None:
+                self._expression(alternative.guard, names | {"depth", *QUANTITIES})
+
+    def _default(self, formal: Formal, names: frozenset[str]) -> None:
+        if formal.default is not None:
+            self._expression(formal.default, names)
+
+    def _expression(self, root: Node, names: frozenset[str]) -> None:
+        """Check all names of an expression. No recursion: a stack of nodes with the local names around each."""
+        pending: list[tuple[Node, frozenset[str]]] = [(root, names)]
+        while pending:
+            node, local = pending.pop()
+            if isinstance(node, Ref):
+                self._ref(node, local)
+            elif isinstance(node, Fn):
+                pending += self._body(node, local)
+            elif isinstance(node, Repeat):
+                inner = local | {node.index.text} if node.index is not None else local
+                pending += [(child, local) for child in (*node.arguments, *node.keywords)]
+                pending.append((node.body, inner))
+            else:
+                if self.check_arguments and isinstance(node, Call):
+                    self._call(node, local)
+                pending += [(child, local) for child in reversed(tuple(children(node)))]
+
+    def _body(self, node: Fn, local: frozenset[str]) -> Iterator[tuple[Node, frozenset[str]]]:
+        names = local | {p.text for p in node.parameters}
+        for statement in node.statements:
+            if isinstance(statement, Require):
+                yield statement.condition, names | set(MEASURED)
+                continue
+            yield statement.value, names
+            names |= {n.text for n in (statement.names if isinstance(statement, Let) else (statement.name,))}
+        for result in node.results:
+            yield result, names
+
+    def _ref(self, ref: Ref, local: frozenset[str]) -> None:
+        name = ref.name
+        if name in local:
+            return
+        if name in self.known:
+            self._current.append(ref)
+            return
+        if name in CONSTRUCTS or name in REGISTRY or _REGION_SYMBOL.fullmatch(name):
+            return
+        owners = [name[:i] for i, c in enumerate(name) if c == "."]
+        if any(owner in local or owner in self.known for owner in owners) or find_op(name) is not None:
+            return
+        help = did_you_mean(name, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
+        if help is None and name[:1].isupper():
+            help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
+        error = fail("E0201", f"unknown name `{name}`", ref.span, label="not found here", help=help)
+        self.diagnostics += error.diagnostics
+
+    # Recursion
+
+    def _recursion(self) -> None:
+        """Definitions that need themselves. (Rules may: each mention is a draw.)"""
+        items = {i.name.text: i for i in self.syntax.items if isinstance(i, Def | Share)}
+        state: dict[str, int] = {}  # 1: being looked at, 2: done
+        for start in items:
+            path: list[str] = []
+            pending: list[tuple[str, Iterator[Ref]]] = []
+
+            def enter(name: str, path: list[str] = path, pending: list[tuple[str, Iterator[Ref]]] = pending) -> None:
+                state[name] = 1
+                path.append(name)
+                pending.append((name, iter(self.uses[name])))
+
+            if start not in state:
+                enter(start)
+            while pending:
+                name, uses = pending[-1]
+                used = next((r for r in uses if r.name in items and state.get(r.name) != 2), None)
+                if used is None:
+                    state[name] = 2
+                    path.pop()
+                    pending.pop()
+                elif used.name in path:
+                    self._circle(items[used.name], used, [*path[path.index(used.name) :], used.name])
+                else:
+                    enter(used.name)
+
+    def _circle(self, item: Def | Share, use: Ref, names: list[str]) -> None:
+        through = " -> ".join(f"`{n}`" for n in names)
+        word = "def" if isinstance(item, Def) else "share"
+        self.diagnostics += fail(
+            "E0203",
+            f"`{word} {item.name.text}` needs itself",
+            use.span,
+            label=through if len(names) > 2 else "here",
+            notes=[Note("defined here", item.name.span)],
+            help="repetition is written `repeat(n) { … }`",
+        ).diagnostics
+
+    @property
+    def recursive(self) -> bool:
+        return any(d.code == "E0203" for d in self.diagnostics)
+
+    # Arguments
+
+    def _call(self, call: Call, local: frozenset[str]) -> None:
+        """Check a call of an op whose arguments are written out, or choices of such."""
+        if not isinstance(call.callee, Ref) or call.callee.name in local or call.callee.name in self.known:
+            return
+        op = REGISTRY.get(call.callee.name)
+        if op is None or op.regions or any(w.tied for w in op.weights.values()):
+            return
+        options = [list(_written(a)) for a in (*call.arguments, *(k.value for k in call.keywords))]
+        if not all(options):
+            named = zip(call.keywords, options[len(call.arguments) :], strict=True)
+            known = {k.name.text: values[0] if values else None for k, values in named}
+            self.diagnostics += check_keywords(op, known, call.span)
+            return
+        for chosen in _one_at_a_time(options):
+            try:
+                self._bind(op, call, chosen)
+            except CompileError as error:
+                self.diagnostics += [d for d in error.diagnostics if d not in self.diagnostics]
+
+    def _bind(self, op: OpDef[Any], call: Call, values: list[Argument]) -> None:
+        count = len(call.arguments)
+        keywords = {k.name.text: v for k, v in zip(call.keywords, values[count:], strict=True)}
+        bind_op(op, Arguments(tuple(values[:count]), keywords, call.span))
+
+
+def _written(node: Node) -> Iterator[Argument]:
+    """The values that an argument can have, where they are written out."""
+    if isinstance(node, Choose):
+        for alternative in node.alternatives:
+            yield from _written(alternative.body)
+    elif isinstance(node, Number | String | Boolean):
+        yield Argument(node.value, node.span)
+    elif isinstance(node, NoneLiteral):
+        yield Argument(None, node.span)
+    elif isinstance(node, Negate) and isinstance(node.operand, Number):
+        yield Argument(-node.operand.value, node.span)
+    elif isinstance(node, List):
+        items = [list(_written(item)) for item in node.items]
+        if all(len(item) == 1 for item in items):
+            yield Argument(tuple(item[0].value for item in items), node.span)
+
+
+def _one_at_a_time(options: list[list[Argument]]) -> Iterable[list[Argument]]:
+    """Every value of every argument once, the others at their first."""
+    yield [values[0] for values in options]
+    for i, values in enumerate(options):
+        for value in values[1:]:
+            yield [value if i == j else other[0] for j, other in enumerate(options)]
