@@ -44,9 +44,12 @@ def sample(axes: Axes, seed: int) -> Element:
     return element
 
 
-def restrict(element: Element, cls: AxisClass) -> Element:
-    """The element that moves one class only."""
-    return {cls.leaf: element[cls.leaf]}
+def rotation(cls: AxisClass) -> Element:
+    """The element that moves every place of one class by one, and no other class."""
+    import numpy as np
+
+    outer = tuple(int(str(o.size)) for o in cls.indexed_by)
+    return {cls.leaf: np.broadcast_to(np.roll(np.arange(cls.size), 1), (*outer, cls.size))}
 
 
 def apply(axes: Axes, element: Element, weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -198,7 +201,7 @@ def certify(
         if _change(before, run({**weights, spared: weights[spared] * 1.5})) < CONTROL:
             unreached += 1
             continue
-        acted = apply(axes, restrict(sample(axes, seed + 7), chosen), weights)
+        acted = apply(axes, rotation(chosen), weights)
         change = _change(before, run({**acted, spared: weights[spared]}))
         control, count = min(control, change), count + 1
     ok = error <= TOLERANCE * conditioning and (count == 0 or control >= CONTROL)
