@@ -137,10 +137,15 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
 
 def positional_order(op: OpDef[Any]) -> list[str]:
     """The parameters that a program may write, in the order of positional arguments: the required ones first."""
-    hidden = {name for name in region_names(op) if name in op.params.model_fields}  # those say which regions there are
-    # a field whose name is a word of Python has an alias: `from` of `slice`
-    fields = {field.alias or name: field for name, field in op.params.model_fields.items()}
+    fields = written_fields(op.params)
+    hidden = {name for name in region_names(op) if name in fields}  # those say which regions there are
     return sorted((name for name in fields if name not in hidden), key=lambda name: not fields[name].is_required())
+
+
+@cache
+def written_fields(params: type[Params]) -> dict[str, FieldInfo]:
+    """The fields of a schema by the name that programs use: `from`, where Python has `from_`."""
+    return {info.alias or name: info for name, info in params.model_fields.items()}
 
 
 def region_names(op: OpDef[Any]) -> list[str]:
@@ -237,7 +242,7 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
 
 @cache
 def _annotation(params: type[Params], key: str) -> Any:
-    info = next(field for name, field in params.model_fields.items() if key in (field.alias, name))
+    info = written_fields(params)[key]
     metadata = tuple(info.metadata)
     return Annotated[(info.annotation, *metadata)] if metadata else info.annotation  # type: ignore[return-value]
 
