@@ -389,6 +389,7 @@ def walk(node: Node) -> Iterator[Node]:
     """`node` and all nodes below it, in source order, without recursion.
 
     >>> from archc.grammar.parser import parse
+    >>> from archc.grammar.syntax import Ref, walk
     >>> [n.name for n in walk(parse("y = a -> f(b, k = c)")) if isinstance(n, Ref)]
     ['a', 'f', 'b', 'c']
     """
