@@ -34,8 +34,8 @@ def test_a_residual_joins_and_a_concat_adds() -> None:
         "y = concat(b, c, axis = 1) -> linear(2)"
     )
     assert shown(axes) == {
-        "6: linear.bias.0 linear.weight.0 linear1.bias.0 linear1.weight.0 linear1.weight.1 linear3.weight.1",
-        "3: linear2.bias.0 linear2.weight.0 linear3.weight.1",
+        "6: a.linear.bias.0 a.linear.weight.0 b.linear.bias.0 b.linear.weight.0 b.linear.weight.1 linear.weight.1",
+        "3: c.linear.bias.0 c.linear.weight.0 linear.weight.1",
     }
 
 

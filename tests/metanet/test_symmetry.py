@@ -44,7 +44,7 @@ def test_examples_at_full_size_are_certified(file: Path) -> None:
 
 
 def test_a_wrong_class_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control of the certificate itself: with nothing pinned, inputs and outputs are permuted, and it fails."""
+    """With nothing pinned, inputs and outputs are permuted too, and the certificate fails."""
     graph = loads("arch a()\ninput x: f32[N, 4]\noutput y: f32[N, 3]\ny = x -> linear(8) -> relu -> linear(3)")
     assert symmetry.certify(graph).ok
     monkeypatch.setattr(axes_module, "_pin", lambda var, pin: None)
