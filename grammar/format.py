@@ -11,6 +11,7 @@ line is kept where there are any.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.machine import Fault, Machine
 from archc.grammar.parser import parse, paused_collector
 from archc.grammar.source import check_text
+from archc.grammar.syntax import same_tree
 from archc.grammar.tables import Production, Tables, load
 from archc.ir.diagnostics import Span
 
@@ -41,7 +43,7 @@ def format_source(text: str, file: str = "<text>", limits: Limits = DEFAULT) -> 
         program = parse(text, file, limits)
         doc = Machine(_concrete(load()), _LayoutBuilder(text, load()), limits).run(text, file, no_fault)
         result = render(doc, WIDTH).strip("\n") + "\n" if doc else ""
-        assert parse(result, file, limits) == program, "formatting changed the meaning of the program"
+        assert same_tree(parse(result, file, limits), program), "formatting changed the meaning of the program"
     return result
 
 
@@ -83,7 +85,13 @@ class _Token(list[Doc]):
 
 
 class _Items(list[Doc]):
-    """The items of a bracket, each with its comma."""
+    """The items of a bracket, each with its comma, and the comments of a last comma that is dropped."""
+
+    __slots__ = ("comments",)
+
+    def __init__(self, items: Iterable[Doc] = ()) -> None:
+        super().__init__(items)
+        self.comments: list[Doc] = []
 
 
 class _Pipe(list[Doc]):
@@ -374,8 +382,8 @@ def _separated(c: _Children) -> _Items:
             items.append(child)
         elif i + 1 < len(c):
             items[-1] = [items[-1], child]
-        elif child.comments():
-            items[-1] = [items[-1], *child.dropped()]
+        else:
+            items.comments = child.dropped()
     return items
 
 
@@ -392,12 +400,14 @@ def _bracket(opener: _Token, items: _Items, closer: _Token, fill: bool = False) 
     """Items in brackets: on one line, or else each on its own (with `fill`, as many on a line as fit)."""
     if not items:
         return [opener, closer]
-    if len(items) == 1 and isinstance(items[0], _Bracketed) and not (opener.comments() or closer.before):
+    comments = opener.comments() or items.comments or closer.before
+    if len(items) == 1 and isinstance(items[0], _Bracketed) and not comments:
         return [opener, items[0], closer]
     body: list[Doc] = [Break.SOFT, Group(items[0])]
     for item in items[1:]:
         step: list[Doc] = [Break.LINE, Group(item)]
         body.append(Group(step) if fill else step)
+    body += items.comments
     return Group([opener, *_closed(body, closer, None)])
 
 

@@ -398,3 +398,26 @@ def walk(node: Node) -> Iterator[Node]:
         current = pending.pop()
         yield current
         pending.extend(reversed(tuple(children(current))))
+
+
+def same_tree(first: Node, second: Node) -> bool:
+    """`first == second`, without recursion: for trees nested deeper than Python's own `==` can go.
+
+    >>> from archc.grammar.parser import parse
+    >>> same_tree(parse("y = f( a )"), parse("y = f(a)")), same_tree(parse("y = a"), parse("y = b"))
+    (True, False)
+    """
+    pending: list[tuple[object, object]] = [(first, second)]
+    while pending:
+        one, other = pending.pop()
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, Node):
+            pending.extend((getattr(one, f), getattr(other, f)) for f in type(one).__match_args__[:-1])
+        elif isinstance(one, tuple) and isinstance(other, tuple):
+            if len(one) != len(other):
+                return False
+            pending.extend(zip(one, other, strict=True))
+        elif one != other:
+            return False
+    return True

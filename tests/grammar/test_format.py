@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archc.grammar.format import WIDTH, format_source
+from archc.grammar.limits import Limits
 from archc.grammar.parser import parse
 from archc.grammar.tables import load
 from archc.ir.diagnostics import CompileError
@@ -45,6 +46,7 @@ LAYOUTS = {
     # a line shared with the bracket of the call
     f"y = f([{'a' * 60}, {'b' * 60}])": f"y = f([\n    {'a' * 60},\n    {'b' * 60}])\n",
     f"arch a({'a' * 40}, {'b' * 40}, {'c' * 40})": f"arch a(\n    {'a' * 40}, {'b' * 40},\n    {'c' * 40})\n",
+    "arch t(a, b # of b\n, # dropped\n)": "arch t(\n    a, b  # of b\n    # dropped\n)\n",
     # long pipes keep the breaks of the source …
     f"y = {'a' * 60}\n -> {'b' * 30} -> c\n-> d": f"y = {'a' * 60}\n    -> {'b' * 30} -> c\n    -> d\n",
     f"y =\n{'a' * 60}\n -> {'b' * 40}": f"y =\n    {'a' * 60}\n    -> {'b' * 40}\n",
@@ -82,12 +84,14 @@ def test_a_wrong_program_is_not_formatted() -> None:
 def test_deep_and_long_programs_need_no_recursion() -> None:
     for text in ("y = " + "f(" * 190 + "a" + ")" * 190, "y = a" + " -> b" * 3000, "y = " + "-" * 190 + "a"):
         assert format_source(format_source(text)) == format_source(text)
+    deep = "y = " + "f([" * 1000 + "a" + "])" * 1000
+    assert parse(format_source(deep, limits=Limits(nesting=2_000)), limits=Limits(nesting=2_000)).items
 
 
-def _joined(*parts: object) -> st.SearchStrategy[list[str]]:
+def _joined(*parts: str | st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[str]]:
     """Strategies and tokens, one after the other, as one list of tokens."""
-    drawn = [st.just([p]) if isinstance(p, str) else p for p in parts]
-    return st.tuples(*drawn).map(lambda lists: [token for tokens in lists for token in tokens])  # type: ignore[arg-type]
+    drawn: list[st.SearchStrategy[list[str]]] = [st.just([p]) if isinstance(p, str) else p for p in parts]
+    return st.tuples(*drawn).map(lambda lists: [token for tokens in lists for token in tokens])
 
 
 _name = st.sampled_from(["a", "image", "input", "conv_bn", "block1.conv", "x" * 30]).map(lambda n: [n])
