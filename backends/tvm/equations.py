@@ -23,14 +23,18 @@ def rank(x: te.Tensor, largest: bool, floats: bool) -> te.Tensor:
             # a comparison with NaN is false, so `ahead` needs no guard
             ahead = tirx.any(ahead, tirx.all(first, _no(second)))
             equal = tirx.any(equal, tirx.all(own_nan, other_nan))
-        return te.sum(tirx.Cast("int64", tirx.any(ahead, tirx.all(equal, j < at[-1]))), axis=[j])
+        return te.sum(_number(tirx.any(ahead, tirx.all(equal, j < at[-1])), "int64"), axis=[j])
 
     return te.compute(x.shape, place, name="rank")
 
 
 def _no(condition: Expr) -> Expr:
     """`not`, out of sight of TVM's rewriting, which is wrong for NaN."""
-    return tirx.EQ(tirx.Cast("int8", condition), tirx.const(0, "int8"))
+    return tirx.EQ(_number(condition, "int8"), tirx.const(0, "int8"))
+
+
+def _number(condition: Expr, dtype: str) -> Expr:
+    return tirx.Select(condition, tirx.const(1, dtype), tirx.const(0, dtype))
 
 
 def where_rank(rank: te.Tensor, k: int) -> te.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm import relax, tirx
+from tvm import ir, relax, tirx
 
 from archc.ir.diagnostics import fail
 from archc.ir.dims import Dim, FloorDiv, Symbol
@@ -123,6 +123,8 @@ def lowering(*ops: OpDef[Any]) -> Callable[[Lower], Lower]:
 
 
 def can_lower(op: OpDef[Any]) -> bool:
+    import archc.backends.tvm.lowerings  # noqa: F401  (fills the table)
+
     return op.name in LOWERINGS
 
 
@@ -178,7 +180,9 @@ class Lowerer:
         results = result if isinstance(result, list) else [result]
         assert len(results) == len(node.outputs), f"{node} lowered to {len(results)} results"
         for value, expr in zip(node.outputs, results, strict=True):
-            self.values[value] = expr if isinstance(expr, relax.Var) else self.bb.emit(expr)
+            # a constant is not given a name: its readers want to see the number
+            plain = isinstance(expr, relax.Var | ir.GenericConst)
+            self.values[value] = expr if plain else self.bb.emit(expr)
 
 
 def lower(graph: Graph, weights: Mapping[str, NDArray[Any]], kind: str = "cpu") -> tvm.IRModule:

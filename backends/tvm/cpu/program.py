@@ -2,15 +2,15 @@
 
 Relax hands us one function per fused group: a chain of blocks, each either `out[i, j] = f(inputs)` or a reduction
 `out[i] = out[i] ⊕ f(inputs)`. `parse` reads that into a `Program`; an `Evaluator` answers "what is `out` at these
-indices" as one expression, with every pointwise stage substituted into its reader. The kernels then write whatever loops
-they like, and an epilogue (bias, residual, activation) costs them nothing.
+indices" as one expression, with every pointwise stage substituted into its reader. The kernels then write whatever
+loops they like, and an epilogue (bias, residual, activation) costs them nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +49,9 @@ _EXPENSIVE = ("tirx.exp", "tirx.erf", "tirx.tanh", "tirx.sigmoid", "tirx.log", "
 
 def is_expensive(value: Expr) -> bool:
     """Whether an expression holds a function that takes tens of instructions."""
-    found = []
-    tvm_ffi.structural_walk(value, (ir.Call, lambda c: found.append(isinstance(c.op, ir.Op) and c.op.name in _EXPENSIVE)))
-    return any(found)
+    names: list[str] = []
+    tvm_ffi.structural_walk(value, (ir.Call, lambda c: names.append(c.op.name if isinstance(c.op, ir.Op) else "")))
+    return any(name in _EXPENSIVE for name in names)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def _stage(statement: tirx.Stmt) -> Stage | None:
         or any(not v.same_as(loop.loop_var) for v, loop in zip(statement.iter_values, loops, strict=True))
     ):
         return None
-    axes, reduced = [], []
+    axes: list[Axis] = []
+    reduced: list[Axis] = []
     for iter_var in iter_vars:
         axis = Axis(iter_var.var, iter_var.dom.extent)
         (axes if int(iter_var.iter_type) == tirx.IterVar.DataPar else reduced).append(axis)
@@ -173,6 +174,14 @@ class Evaluator:
     def define(self, buffer: Buffer, read: Read) -> None:
         """From now on loads of `buffer` are answered by `read(indices)`."""
         self._registers[key(buffer)] = read
+
+    def define_value(self, buffer: Buffer, value: Expr) -> None:
+        """From now on `buffer` is one value, whatever the indices."""
+        self.define(buffer, lambda _: value)
+
+    def define_copy(self, buffer: Buffer, copy: Buffer, lead: int = 0) -> None:
+        """From now on `buffer` is read from `copy`, which has not its first `lead` axes."""
+        self.define(buffer, lambda at: self.operand(copy, at[lead:] or [index(0)]))
 
     def operand(self, buffer: Buffer, indices: Sequence[Expr]) -> Expr:
         """A load of memory as seen by whoever writes the loops (see `reading`)."""
@@ -246,10 +255,12 @@ class Evaluator:
             return self._guarded(node, bound)
         arguments = [self._lower(a, bound) for a in node.args]
         expanded = mathfn.expand(name, str(node.ty.dtype), arguments, self._bind)
-        return expanded if expanded is not None else ir.Call(node.op, arguments, node.attrs, node.ty_args, ret_ty=node.ty)
+        return (
+            expanded if expanded is not None else ir.Call(node.op, arguments, node.attrs, node.ty_args, ret_ty=node.ty)
+        )
 
     def _guarded(self, node: ir.Call, bound: dict[int, Expr]) -> Expr:
-        """A guard over plain loads stays one; if its arms compute, they do so always, from indices clamped into range."""
+        """A guard over plain loads stays one; arms that compute do so always, from indices clamped into range."""
         condition = self._lower(node.args[0], bound)
         before, self._trial = self._trial, []
         arms = [self._lower(a, bound) for a in node.args[1:]]
@@ -266,6 +277,8 @@ class Evaluator:
         if read is not None:
             return read(indices)
         stage = self._pointwise.get(key(buffer))
+        if stage is None and not indices:  # TVM cannot load a scalar in a vector loop, unless it is a vector of one
+            return tirx.BufferLoad(self._out.view(buffer, [1]), [index(0)])
         if stage is None:
             return self._operand(buffer, clamped(buffer, indices) if self._clamping else indices)
         place = (key(buffer), tvm_ffi.StructuralKey(tvm_ffi.convert(indices)))

@@ -67,7 +67,7 @@ _plain(
 def _eq(n: TvmNode) -> Any:
     if n.node.inputs[0].type.dtype != "bool":
         return op.equal(*n.args)
-    return op.equal(*(n.emit(op.astype(x, "int8")) for x in n.args))  # LLVM compares bools as floats
+    return op.equal(*(n.emit(number(n, x, "int8")) for x in n.args))  # LLVM compares bools as floats
 
 
 @lowering(ew.NE)
@@ -82,7 +82,12 @@ def _logical_not(n: TvmNode) -> Any:
 
 def _no(n: TvmNode, x: Any) -> Any:
     """By way of a number: TVM would turn `not (a < b)` into `a >= b`, which is another thing for NaN."""
-    return op.equal(n.emit(op.astype(n.emit(x), "int8")), n.const(0, "int8"))
+    return op.equal(n.emit(number(n, n.emit(x), "int8")), n.const(0, "int8"))
+
+
+def number(n: TvmNode, x: Any, dtype: str) -> Any:
+    """1 for true and 0 for false; a choice, since TVM cannot convert vectors of bools."""
+    return op.where(x, n.const(1, dtype), n.const(0, dtype))
 
 
 @lowering(ew.SQUARE)
@@ -190,6 +195,8 @@ def _cast(n: TvmNode) -> Any:
         return n.x
     if target == "bool":
         return _no(n, op.equal(n.x, n.const(0, NUMPY_NAMES[source])))
+    if source == "bool":
+        return number(n, n.x, NUMPY_NAMES[target])
     if source in FLOATS and target == "i8":  # out of range is undefined in C; go through a wide integer as PyTorch does
         return op.astype(op.astype(n.x, "int64"), "int8")
     return op.astype(n.x, NUMPY_NAMES[target])

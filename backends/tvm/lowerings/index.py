@@ -9,6 +9,7 @@ from tvm import relax
 
 from archc.backends.tvm import equations
 from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.elementwise import number
 from archc.ir.ops import index
 from archc.ir.ops.shape import swapped
 from archc.ir.types import FLOATS, NUMPY_NAMES
@@ -29,7 +30,8 @@ def _index_select(n: TvmNode) -> Any:
 @lowering(index.ONE_HOT)
 def _one_hot(n: TvmNode) -> Any:
     classes = n.const(np.arange(n.p.num_classes), NUMPY_NAMES[n.node.inputs[0].type.dtype])
-    return op.astype(n.emit(op.equal(n.emit(op.expand_dims(n.x, -1)), classes)), n.dtype)
+    hit = n.emit(op.equal(n.emit(op.expand_dims(n.x, -1)), classes))
+    return hit if n.p.dtype == "bool" else number(n, hit, n.dtype)
 
 
 @lowering(index.TOP_K)

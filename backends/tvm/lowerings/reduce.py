@@ -7,6 +7,7 @@ from typing import Any
 from tvm import relax
 
 from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.elementwise import number
 from archc.ir.dims import product
 from archc.ir.ops import reduce
 from archc.ir.types import FLOATS
@@ -21,7 +22,9 @@ def _reduction_axes(n: TvmNode) -> list[int]:
 def _operand(n: TvmNode) -> Any:
     """The operand in the result's dtype: sums of integers are made in i64."""
     source = n.node.inputs[0].type.dtype
-    return n.x if source in FLOATS else op.astype(n.x, n.dtype)
+    if source == "bool":
+        return n.emit(number(n, n.x, n.dtype))
+    return n.x if source in FLOATS else n.emit(op.astype(n.x, n.dtype))
 
 
 @lowering(reduce.SUM)
@@ -51,9 +54,9 @@ def _cumsum(n: TvmNode) -> Any:
 
 @lowering(reduce.ANY, reduce.ALL)
 def _any_all(n: TvmNode) -> Any:
-    number = op.astype(n.x, "int8")
     function = op.max if n.node.op is reduce.ANY else op.min
-    return op.astype(function(number, _reduction_axes(n), n.p.keepdim), "bool")
+    found = n.emit(function(n.emit(number(n, n.x, "int8")), _reduction_axes(n), n.p.keepdim))
+    return op.greater(found, n.const(0, "int8"))
 
 
 @lowering(reduce.VAR)
