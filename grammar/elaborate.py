@@ -33,7 +33,7 @@ from archc.grammar.modules import (
     with_few_uses,
 )
 from archc.grammar.naming import Names
-from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry, check_parameter
+from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry, check_parameter, close_name
 from archc.grammar.syntax import (
     Arithmetic,
     Boolean,
@@ -75,7 +75,7 @@ from archc.grammar.values import (
     is_tensor,
     tensors_of,
 )
-from archc.ir.diagnostics import CompileError, DiagnosticSink, Span, did_you_mean, fail
+from archc.ir.diagnostics import CompileError, DiagnosticSink, Span, fail
 from archc.ir.graph import Graph, Parameter, Value
 from archc.ir.op import REGISTRY, OpDef, Params, bind
 from archc.ir.op import Call as OpApplication
@@ -162,13 +162,7 @@ class Elaborator:
         if found is MISSING:
             found = self._built_in(expr, env, at)
         if isinstance(found, Pending):
-            raise fail(
-                "E0213",
-                f"`{expr.name}` is used before it is bound",
-                expr.span,
-                label="not bound yet",
-                help="move this line behind the one that binds it",
-            )
+            raise _unbound(expr.name, expr.span)
         if isinstance(found, RuleEntry) and self.is_open:
             return POISON
         if isinstance(found, RuleEntry):
@@ -180,19 +174,22 @@ class Elaborator:
         found = CONSTRUCTS.get(name) or REGISTRY.get(name) or at.frame.visible.get(name)
         if found is not None:
             return found
-        weight = self._shared_weight_named(name, env)
+        weight = self._shared_weight_named(expr, env)
         found = weight if weight is not None else find_op(name)
         if found is not None:
             return found
         raise unknown_name(expr, env, at.frame.visible)
 
-    def _shared_weight_named(self, name: str, env: Env) -> SharedWeight | Poison | None:
+    def _shared_weight_named(self, expr: Ref, env: Env) -> SharedWeight | Poison | None:
         """`table.weight`, or `encoder.conv.weight` for a share of several ops."""
+        name = expr.name
         for at, character in enumerate(name):
             if character == ".":
                 shared = env.look_up(name[:at])
                 if isinstance(shared, Shared):
                     return SharedWeight(shared, name[at + 1 :])
+                if isinstance(shared, Pending):
+                    raise _unbound(shared.name, expr.span)
                 if shared is POISON:
                     return POISON
         return None
@@ -714,11 +711,18 @@ def find_op(name: str) -> OpDef[Any] | None:
     return found
 
 
+def _unbound(name: str, span: Span) -> CompileError:
+    help = "move this line behind the one that binds it"
+    return fail("E0213", f"`{name}` is used before it is bound", span, label="not bound yet", help=help)
+
+
 def unknown_name(expr: Ref, env: Env, symbols: Mapping[str, Any]) -> CompileError:
     """The error for a name that means nothing here (E0201)."""
     known: Iterator[str] = iter((*env.all_names(), *CONSTRUCTS, *REGISTRY, *symbols))
-    help = did_you_mean(expr.name, known)
-    if help is None and expr.name[:1].isupper():
+    help = close_name(expr.name, known)
+    if expr.name.rstrip("0123456789") in ("Rows", "Kept"):
+        help = f"`{expr.name}` can be named in a `fn` that is a region of `moe`, `skip` or `exit`"
+    elif help is None and expr.name[:1].isupper():
         help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
     return fail("E0201", f"unknown name `{expr.name}`", expr.span, label="not found here", help=help)
 

@@ -111,7 +111,7 @@ class _Printer:
         arguments = list(operands)
         arguments += self.regions(node, known)
         given = self.weights(node)
-        hidden = {*region_names(node.op), *(role for role in given if role in node.params.model_fields)}
+        hidden = {*region_names(node.op), *(role for role in given if role in type(node.params).model_fields)}
         first = True
         for field, info in type(node.params).model_fields.items():
             value, name = getattr(node.params, field), info.alias or field
@@ -207,7 +207,8 @@ class _Printer:
         if isinstance(value, str):
             return _quoted(value)
         if isinstance(value, float) and not math.isfinite(value):
-            return "(1e999 - 1e999)" if value != value else "1e999" if value > 0 else "-1e999"
+            infinite = "1e308 * 10.0"  # a literal has to be finite
+            return f"({infinite} - {infinite})" if value != value else f"({infinite})" if value > 0 else f"-({infinite})"
         assert isinstance(value, int | float), f"no text for {value!r}"
         return repr(value)
 

@@ -11,7 +11,7 @@ from archc.grammar.imports import Importer
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.naming import Scope
 from archc.grammar.resolve import Resolver
-from archc.grammar.scope import MISSING, PARAMETER_TYPES, Definition, Env, Pending, RuleEntry, check_parameter
+from archc.grammar.scope import MISSING, PARAMETER_TYPES, Definition, Env, Pending, RuleEntry, check_parameter, close_name
 from archc.grammar.signatures import dtype_of, size_of
 from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rule, Share, walk
 from archc.grammar.syntax import Program as ProgramSyntax
@@ -186,7 +186,7 @@ class Program:
                 if name.text not in self.outputs and not isinstance(self.env.look_up(name.text), Poison):
                     self.env.names.setdefault(name.text, POISON)
                     raise fail("E0217", f"`{name.text}` is no output", name.span,
-                               help=did_you_mean(name.text, self.outputs) or f"write `let {name.text} = …`, or declare "
+                               help=close_name(name.text, self.outputs) or f"write `let {name.text} = …`, or declare "
                                f"`output {name.text}: …`")  # fmt: skip
             first = next(iter(self.outputs), None)
             scope = self.root.scope

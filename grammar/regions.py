@@ -2,7 +2,8 @@
 
 A region is elaborated into a graph of its own. A tensor from outside that it uses becomes a capture: an operand of the
 node, and an input of each of its regions behind the formals. Where only some of the samples (or tokens) reach a region,
-it is typed on `Rows` of them (`Kept`, for the tokens within a budget): a symbol of the region, which its body may name.
+it is typed on `Rows` of them (`Kept`, for the tokens within a budget): a symbol of the region, which a `fn` that is the
+region may name.
 """
 
 from __future__ import annotations

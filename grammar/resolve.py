@@ -13,6 +13,7 @@ from archc.grammar.calls import Argument, Arguments, bind_op, check_keywords
 from archc.grammar.constructs import CONSTRUCTS
 from archc.grammar.elaborate import find_op
 from archc.grammar.requirements import QUANTITIES
+from archc.grammar.scope import close_name
 from archc.grammar.syntax import (
     Bind,
     Boolean,
@@ -39,7 +40,7 @@ from archc.grammar.syntax import (
     children,
     walk,
 )
-from archc.ir.diagnostics import CompileError, Diagnostic, Note, did_you_mean, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, Note, fail
 from archc.ir.op import REGISTRY, OpDef
 
 _REGION_SYMBOL = re.compile(r"(Rows|Kept)\d*")
@@ -143,7 +144,7 @@ class Resolver:
         owners = [name[:i] for i, c in enumerate(name) if c == "."]
         if any(owner in local or owner in self.known for owner in owners) or find_op(name) is not None:
             return
-        help = did_you_mean(name, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
+        help = close_name(name, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
         if help is None and name[:1].isupper():
             help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
         error = fail("E0201", f"unknown name `{name}`", ref.span, label="not found here", help=help)

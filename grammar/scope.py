@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from archc.grammar.syntax import Def, Formal, Rule
-from archc.ir.diagnostics import Span, fail
+from archc.ir.diagnostics import Span, did_you_mean, fail
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +71,11 @@ class RuleEntry:
 
     syntax: Rule
     env: Env
+
+
+def close_name(name: str, known: Iterable[str]) -> str | None:
+    """`did you mean …?`; not for single letters, which are close to every other."""
+    return did_you_mean(name, known) if len(name) > 1 else None
 
 
 PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {

@@ -1,0 +1,240 @@
+"""Wrong programs, and the exact code and place of every mistake that is reported for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from archc.grammar.limits import Limits
+from archc.grammar.load import check_text, load, loads
+from archc.ir.diagnostics import CompileError, Diagnostic
+
+HEAD = "arch a(d = 8)\ninput x: f32[N, 8]\noutput y: f32[N, 8]\n"
+
+
+def mistakes(text: str, **options: object) -> tuple[Diagnostic, ...]:
+    with pytest.raises(CompileError) as caught:
+        loads(text, **options)  # type: ignore[arg-type]
+    return caught.value.diagnostics
+
+
+def places(text: str, **options: object) -> list[tuple[str, int, int]]:
+    return [(d.code, d.span.line if d.span else 0, d.span.column if d.span else 0) for d in mistakes(text, **options)]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "line", "column", "help"),
+    [
+        ("y = x -> linaer(8)", "E0201", 4, 10, "`linear`"),
+        ("y = x -> reshape([M, 8])", "E0201", 4, 19, "a dimension is named"),
+        ("def f = relu\ndef f = tanh\ny = x -> f", "E0202", 5, 5, ""),
+        ("def f = g\ndef g = f -> relu\ny = x -> f", "E0203", 5, 9, "repeat"),
+        ("y = x -> linear(8, bais = false)", "E0204", 4, 27, "`bias`"),
+        ("y = x -> linear(-8)", "E0205", 4, 17, ""),
+        ("y = x -> linear(8.5)", "E0205", 4, 17, ""),
+        ("y = x -> gelu(approximate = \"tan\")", "E0205", 4, 29, '"tanh"'),
+        ("y = x -> linear", "E0206", 4, 10, ""),
+        ("def f(c) = linear(c)\ny = x -> f", "E0206", 5, 10, ""),
+        ("def f(c) = linear(c)\ny = x -> f(8, 9)", "E0207", 5, 15, ""),
+        ("let m = linear(8)\ny = x -> m", "E0208", 4, 9, "`share m"),
+        ('y = x -> linear(8, name = "n") -> linear(8, name = "n")', "E0209", 4, 35, "def"),
+        ("y = x -> linear(8, weight = s.weight)\nshare s = linear(8)", "E0213", 4, 29, "behind"),
+        ("share s = linear(8)\ny = x -> linear(8, weight = s.weight)", "E0212", 5, 29, "apply"),
+        ("y = a\nlet a = x -> relu", "E0213", 4, 5, "behind"),
+        ("let z = x", "E0216", 3, 1, "y ="),
+        ("y = x\nz = x", "E0217", 5, 1, "let z"),
+        ("y = x -> 3", "E0330", 4, 10, ""),
+        ("y = x -> x", "E0330", 4, 10, "feeds two"),
+        ("y = 3 -> linear(8)", "E0331", 4, 5, ""),
+        ("y = relu + x", "E0331", 4, 5, ""),
+        ("let a, b = x\ny = a", "E0332", 4, 12, ""),
+        ("def f = fn(p, q) { return p }\ny = f(x, x, x)", "E0332", 5, 5, ""),
+        ("y = x -> linear(9 / 2)", "E0333", 4, 17, "rounds down"),
+        ("y = x -> linear(9 // 0)", "E0333", 4, 17, ""),
+        ('y = x -> linear("a" * 2)', "E0334", 4, 17, ""),
+        ("y = if N == 3 then x else relu(x)", "E0335", 4, 8, "--dim N"),
+        ("require d > 9\ny = x", "E0336", 4, 9, ""),
+        ("require params < 10\ny = x -> linear(8)", "E0336", 4, 9, ""),
+        ("def f: [N, C, D] => [N, C] = mean(2)\ny = x -> f", "E0338", 5, 10, ""),
+        ("def f: [N, C] => [N, 2 * C] = relu\ny = x -> f", "E0339", 4, 31, ""),
+        ("y = x -> linear(9)", "E0340", 4, 5, ""),
+        ("y = x -> choose { relu | tanh }", "E0702", 4, 10, "archc sample"),
+        ('import "std/nothing.arch"\ny = x', "E0001", 4, 8, "std/ffn.arch"),
+        ('import "std/ffn.arch" (swiglu)\ny = x -> swiglu(8, 8)', "E0220", 4, 24, ""),
+        ('import "../secret.arch"\ny = x', "E0010", 4, 8, "std"),
+    ],
+)
+def test_a_mistake_has_a_code_and_a_place(body: str, code: str, line: int, column: int, help: str) -> None:
+    (found,) = mistakes(HEAD + body)
+    assert (found.code, found.span and (found.span.line, found.span.column)) == (code, (line, column)), found
+    assert help in (found.help or "") or help in found.message
+
+
+def test_several_mistakes_are_found_in_one_run_and_none_because_of_another() -> None:
+    text = HEAD + (
+        "let a = x -> linear(-1)\nlet b = a -> linear(8) -> nothing\nlet c = x -> linear(4)\nlet e = c + x\ny = e -> linear(9)"
+    )
+    assert places(text) == [("E0201", 5, 27), ("E0205", 4, 21), ("E0301", 7, 9)]
+
+
+def test_mistakes_inside_a_function_do_not_stop_its_other_statements() -> None:
+    text = HEAD + "def f = fn(v) {\n let p = v -> linear(0)\n let q = v -> conv(8)\n return p * q }\ny = x -> f"
+    assert [d.code for d in mistakes(text)] == ["E0205", "E0206"]
+
+
+def test_a_mistake_in_a_definition_shows_the_definition_and_its_uses() -> None:
+    text = HEAD + "def inner(c) = linear(c) -> conv(8, kernel = 3)\ndef outer = inner(4)\ny = x -> outer"
+    (found,) = mistakes(text)
+    assert found.code == "E0302"
+    assert found.span is not None
+    assert (found.span.line, found.span.column) == (4, 29)
+    uses = [(n.span.line, n.span.column) for n in found.notes if n.message == "used here" and n.span]
+    assert uses == [(5, 13), (6, 10)]
+
+
+def test_a_mistake_in_a_definition_is_reported_once_for_many_uses() -> None:
+    assert len(mistakes(HEAD + "def f = conv(8, kernel = 3)\nlet a = x -> f\nlet b = x -> f\ny = x -> f")) == 1
+
+
+def test_an_output_of_the_wrong_type_points_at_binding_and_declaration() -> None:
+    (found,) = mistakes(HEAD + "y = x -> linear(9)")
+    assert found.notes[0].span is not None
+    assert found.notes[0].span.line == 3
+    assert found.message == "output `y` needs f32[N, 8]"
+
+
+def test_parameters_and_dimensions_of_the_command_line_are_checked() -> None:
+    text = "arch a(width = 8, deep: bool = true)\ninput x: f32[N, T]\noutput y: f32[N, T]\ny = x"
+    assert "`width`" in (mistakes(text, values={"widht": 3})[0].help or "")
+    assert mistakes(text, values={"width": "wide"})[0].code == "E0205"
+    assert mistakes(text, values={"deep": "3"})[0].code == "E0205"
+    assert mistakes(text, dims={"S": 3})[0].code == "E0215"
+    assert mistakes(text.replace("width = 8", "width"))[0].code == "E0214"
+
+
+def test_unused_definitions_are_checked_too() -> None:
+    assert [d.code for d in check_text(HEAD + "def f = conv(8, kernel = 0) -> nothing\ny = x")] == ["E0205", "E0201"]
+    assert check_text(HEAD + "def f(c) = conv(c, kernel = 3) -> relu\ny = x") == ()
+
+
+# Bombs: refused before they are expanded
+
+
+def chain(template: str, count: int, first: str) -> str:
+    return f"def a0{first}\n" + "".join(template.format(i=i, j=i - 1) + "\n" for i in range(1, count))
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (chain("def a{i} = a{j} -> a{j}", 61, " = relu") + "y = x -> a60", "E0008"),
+        (chain("def a{i} = fn(v) {{ return a{j}(a{j}(v)) }}", 61, " = relu") + "y = x -> a60", "E0008"),
+        (chain("def a{i}(c) = residual(a{j}(c) -> a{j}(c))", 61, "(c) = linear(c)") + "y = x -> a60(8)", "E0008"),
+        (chain("def a{i}: [N, C] => [N, C] = a{j} -> a{j}", 61, " = relu") + "y = x -> a60", "E0008"),
+        (chain("def a{i} = a{j} -> a{j}", 61, " = identity") + "y = x -> a60", "E0008"),
+        (chain("def a{i} = [a{j}, a{j}]", 61, " = 1") + "y = x -> linear(a60)", "E0009"),
+        (chain("def a{i} = a{j} * a{j}", 61, " = 9") + "y = x -> linear(a60)", "E0334"),
+        (chain("def a{i} = a{j} -> relu", 4000, " = relu") + "y = x -> a3999", "E0009"),
+        ("y = x -> repeat(1000000000) { relu }", "E0007"),
+        ("y = x -> repeat(10000) { repeat(10000) { repeat(10000) { relu } } }", "E0008"),
+        ("y = x -> repeat(10000) as i { repeat(10000) as j { identity } }", "E0008"),
+        ("y = x -> branch(1000000000, relu)", "E0007"),
+    ],
+)
+def test_a_program_that_expands_too_far_is_refused_at_once(body: str, code: str) -> None:
+    start = time.process_time()
+    found = mistakes(HEAD + body)
+    assert found[0].code == code
+    assert len(found[0].notes) < 12
+    assert time.process_time() - start < 5
+
+
+def test_the_limit_of_nodes_is_exact_for_plain_programs() -> None:
+    body = HEAD + "y = x -> repeat(10) { relu }"
+    assert len(loads(body, limits=Limits(nodes=10)).nodes) == 10
+    assert mistakes(body, limits=Limits(nodes=9))[0].code == "E0008"
+
+
+# Files
+
+
+def test_imports_stay_below_the_importing_file(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "outside.arch").write_text("def f = relu\n")
+    (folder / "link.arch").symlink_to(tmp_path / "outside.arch")
+    (folder / "inside.arch").write_text("def f = relu\n")
+
+    def attempt(path: str) -> list[str]:
+        main = folder / "main.arch"
+        main.write_text(f'arch a\nimport "{path}" (f)\ninput x: f32[N]\noutput y: f32[N]\ny = x -> f\n')
+        try:
+            load(main)
+        except CompileError as error:
+            return [d.code for d in error.diagnostics]
+        return []
+
+    assert attempt("inside.arch") == []
+    assert attempt("../outside.arch") == ["E0010"]
+    assert attempt(str(tmp_path / "outside.arch")) == ["E0010"]
+    assert attempt("link.arch") == ["E0010"]
+    assert attempt("absent.arch") == ["E0001"]
+    assert attempt("main.arch") == ["E0011"]
+
+
+def test_imports_in_a_circle_or_too_long_a_chain_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.arch").write_text('import "b.arch"\ndef f = relu\n')
+    (tmp_path / "b.arch").write_text('import "a.arch"\ndef g = relu\n')
+    main = tmp_path / "main.arch"
+    main.write_text('arch m\nimport "a.arch" (f)\ninput x: f32[N]\noutput y: f32[N]\ny = x -> f\n')
+    with pytest.raises(CompileError) as caught:
+        load(main)
+    assert [d.code for d in caught.value.diagnostics] == ["E0011"]
+    for i in range(6):
+        (tmp_path / f"c{i}.arch").write_text(f'import "c{i + 1}.arch"\ndef f{i} = relu\n')
+    (tmp_path / "c6.arch").write_text("def f6 = relu\n")
+    main.write_text('arch m\nimport "c0.arch" (f0)\ninput x: f32[N]\noutput y: f32[N]\ny = x -> f0\n')
+    load(main)
+    with pytest.raises(CompileError) as caught:
+        load(main, limits=Limits(import_depth=3))
+    assert caught.value.diagnostics[0].code == "E0006"
+
+
+# Spaces
+
+
+SPACE = """space s
+input x: f32[N, 8]
+output y: f32[N, 8]
+rule M = 0.6: Op | 0.4: sequential(M, M)
+rule Op = linear(choose { 8 | 16 }) | relu
+y = x -> M
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (lambda s: s, []),
+        (lambda s: s.replace("0.6", "0.3"), ["E0704"]),
+        (lambda s: s.replace("sequential(M, M)", "repeat(3) { M }"), ["E0704"]),
+        (lambda s: s.replace("sequential(M, M)", "branch(2, M)"), []),
+        (lambda s: s.replace("16 }", "0 }"), ["E0205"]),
+        (lambda s: s.replace("| relu", "| rleu"), ["E0201"]),
+        (lambda s: s + "rule Other = relu\n", ["E0703"]),
+    ],
+)
+def test_spaces_are_checked_without_drawing(change: Callable[[str], str], codes: list[str]) -> None:
+    assert [d.code for d in check_text(change(SPACE))] == codes
+
+
+def test_the_warning_of_a_growing_space_tells_the_figure() -> None:
+    (found,) = check_text(SPACE.replace("0.6", "0.3"))
+    assert found.severity == "warning"
+    assert "1.14" in found.message  # 2 * 0.4 / 0.7
+
+
+def test_a_space_is_no_architecture() -> None:
+    assert mistakes(SPACE)[0].code == "E0701"
