@@ -138,6 +138,9 @@ class Program:
         """Make the names of all items known, whatever their order."""
         spans = {f.name.text: f.name.span for f in self.syntax.formals}
         declare(self.e, self.syntax, self.env, self.root, self.importer, spans)
+        for item in self.syntax.items:
+            for name in item.names if isinstance(item, Bind) else ():  # if it is no output, that is said once
+                self.env.names.setdefault(name.text, Pending(name.text, name.span))
 
     def _symbols(self) -> None:
         """The dimensions that inputs name."""
