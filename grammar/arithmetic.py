@@ -23,7 +23,7 @@ def calculate(operator: str, a: Any, b: Any, span: Span) -> Any:
     for value in (a, b):
         if not is_number(value):
             raise fail("E0334", f"`{operator}` needs numbers or tensors", span, label=f"found {describe(value)}")
-    if isinstance(a, Expr) and isinstance(b, float) or isinstance(a, float) and isinstance(b, Expr):
+    if (isinstance(a, Expr) and isinstance(b, float)) or (isinstance(a, float) and isinstance(b, Expr)):
         raise fail(
             "E0334",
             f"`{operator}` cannot mix a dimension with a fraction",

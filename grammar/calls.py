@@ -7,22 +7,31 @@ here. Mistakes are E0204 (unknown argument), E0205 (a value of the wrong kind), 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from archc.grammar.syntax import Formal
-from archc.grammar.values import Bundle, Module, Poison, Tensor, describe, flatten, is_number, is_tensor, spell, tensors_of
+from archc.grammar.values import (
+    Bundle,
+    Module,
+    Poison,
+    Tensor,
+    describe,
+    flatten,
+    is_number,
+    is_tensor,
+    spell,
+    tensors_of,
+)
 from archc.ir.diagnostics import CompileError, Diagnostic, Span, did_you_mean, fail, suggest
 from archc.ir.dims import Dim, Expr
 from archc.ir.op import OpDef, Params
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +54,14 @@ class Arguments:
     def has_tensors(self) -> bool:
         return any(is_tensor(v) for a in self for v in flatten((a.value,)))
 
-    def __iter__(self) -> Iterable[Argument]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Argument]:
         yield from self.positional
         yield from self.keywords.values()
 
 
 @dataclass(frozen=True, slots=True)
 class OpArguments:
-    """An op's arguments by what they are for. Of an op with a tied weight the parameters are checked when that is known."""
+    """An op's arguments by what they are for. With a tied weight, parameters are checked when that is known."""
 
     params: Params | None
     operands: tuple[Any, ...] = ()
@@ -71,8 +80,8 @@ def operand_name(declared: str) -> str:
 def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value: False) -> OpArguments:
     """Sort the arguments of a call of `op`. `is_weight` tells the values that stand for a shared weight.
 
-    Tensors are operands. Other positional arguments fill the regions, then the parameters, those without a default first,
-    and what is left over is a number where the op expects a tensor: `add(x, 1)`.
+    Tensors are operands. Other positional arguments fill the regions, then the parameters (those without a default
+    first), and what is left over is a number where the op expects a tensor: `add(x, 1)`.
     """
     fields = positional_order(op)
     regions = region_names(op)
@@ -142,10 +151,15 @@ def positional_order(op: OpDef[Any]) -> list[str]:
     return sorted((name for name in fields if name not in hidden), key=lambda name: not fields[name].is_required())
 
 
-@cache
-def written_fields(params: type[Params]) -> dict[str, FieldInfo]:
+def written_fields(params: Any) -> dict[str, FieldInfo]:
     """The fields of a schema by the name that programs use: `from`, where Python has `from_`."""
-    return {info.alias or name: info for name, info in params.model_fields.items()}
+    return _written_fields(params)
+
+
+@cache
+def _written_fields(params: Hashable) -> dict[str, FieldInfo]:
+    fields: dict[str, FieldInfo] = params.model_fields  # type: ignore[attr-defined]
+    return {info.alias or name: info for name, info in fields.items()}
 
 
 def region_names(op: OpDef[Any]) -> list[str]:
@@ -164,7 +178,9 @@ def _too_many(op: OpDef[Any], fields: Sequence[str], argument: Argument) -> Comp
     needs = f"`{op.name}` takes {_listed(fields)}" if fields else f"`{op.name}` takes no arguments"
     if isinstance(argument.value, Module):
         return wrong_value(op.name, None, "a tensor", argument)
-    return fail("E0207", f"too many arguments: {needs}", argument.span, label=f"{describe(argument.value)} is left over")
+    return fail(
+        "E0207", f"too many arguments: {needs}", argument.span, label=f"{describe(argument.value)} is left over"
+    )
 
 
 def _unknown(what: str, key: str, allowed: Sequence[str], argument: Argument) -> CompileError:
@@ -193,18 +209,30 @@ def missing(what: str, names: Sequence[str], span: Span) -> CompileError:
 def validate(op: OpDef[Any], given: Mapping[str, Argument], span: Span) -> Params:
     """The op's parameters, checked by its schema; a mistake points at the argument."""
     try:
-        return op.params(**{key: argument.value for key, argument in given.items()})
+        checked: Params = op.params(**{key: argument.value for key, argument in given.items()})
+        return checked
     except ValidationError as error:
         raise CompileError(*_translated(op, given, error, span)) from None
 
 
 def check_keywords(op: OpDef[Any], keywords: Mapping[str, Argument | None], call: Span) -> list[Diagnostic]:
     """Mistakes among keyword arguments of which only some values are known (None: not known)."""
-    allowed = [*region_names(op), *positional_order(op), *map(operand_name, op.operand_names), *op.weights, "name", "state"]
+    allowed = [
+        *region_names(op),
+        *positional_order(op),
+        *map(operand_name, op.operand_names),
+        *op.weights,
+        "name",
+        "state",
+    ]
     unknown = [key for key in keywords if key not in allowed]
     if unknown:
-        return list(_unknown(op.name, unknown[0], allowed[:-1], keywords[unknown[0]] or Argument("…", call)).diagnostics)
-    known = {k: a for k, a in keywords.items() if a is not None and k in written_fields(op.params) and k not in op.weights}
+        return list(
+            _unknown(op.name, unknown[0], allowed[:-1], keywords[unknown[0]] or Argument("…", call)).diagnostics
+        )
+    known = {
+        k: a for k, a in keywords.items() if a is not None and k in written_fields(op.params) and k not in op.weights
+    }
     try:
         op.params(**{key: argument.value for key, argument in known.items()})
     except ValidationError as error:
@@ -220,7 +248,7 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
         found[""] = missing(op.name, absent, span).diagnostics[0]
     for e in error.errors():
         key = str(e["loc"][0]) if e["loc"] else ""
-        if key in found or e["type"] == "missing" and len(e["loc"]) == 1:
+        if key in found or (e["type"] == "missing" and len(e["loc"]) == 1):
             continue
         argument = given.get(key)
         if argument is None:  # a rule about several arguments together
@@ -240,11 +268,10 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
     return list(found.values())
 
 
-@cache
-def _annotation(params: type[Params], key: str) -> Any:
+def _annotation(params: Any, key: str) -> Any:
     info = written_fields(params)[key]
     metadata = tuple(info.metadata)
-    return Annotated[(info.annotation, *metadata)] if metadata else info.annotation  # type: ignore[return-value]
+    return Annotated[(info.annotation, *metadata)] if metadata else info.annotation
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
@@ -306,7 +333,9 @@ def bind_formals(
     if len(arguments.positional) > len(names):
         left = arguments.positional[len(names)]
         takes = f"takes {_listed(names)}" if names else "takes no arguments"
-        raise fail("E0207", f"too many arguments: `{what}` {takes}", left.span, label=f"{describe(left.value)} is left over")
+        raise fail(
+            "E0207", f"too many arguments: `{what}` {takes}", left.span, label=f"{describe(left.value)} is left over"
+        )
     bound = dict(zip(names, arguments.positional, strict=False))
     for key, argument in arguments.keywords.items():
         if key in bound:

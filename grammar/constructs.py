@@ -11,7 +11,7 @@ from archc.grammar.calls import Argument, Arguments, bind_formals, bundle_of, wr
 from archc.grammar.modules import OpCall, Scoped, Sequence_, Shared, feed
 from archc.grammar.scope import Env
 from archc.grammar.syntax import Formal, Name, NoneLiteral, Repeat
-from archc.grammar.values import POISON, Module, Place, Result, Tensor, flatten, tensors_of
+from archc.grammar.values import POISON, Module, Place, Poison, Result, Tensor, flatten, tensors_of
 from archc.ir.diagnostics import Span, fail
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _formals(**defaults: Any) -> tuple[Formal, ...]:
     """Formals of a construct; `...` marks one without a default."""
 
     def default(value: Any) -> Any:
-        return None if value is ... else NoneLiteral(_NOWHERE)  # what it is, the construct knows; here: that there is one
+        return None if value is ... else NoneLiteral(_NOWHERE)  # the construct knows which
 
     return tuple(Formal(Name(n, _NOWHERE), None, default(v), _NOWHERE) for n, v in defaults.items())
 
@@ -66,7 +66,7 @@ class Residual(Module):
         return c.count(self.body) + (c.count(self.shortcut) if self.shortcut is not None else 0) + 1
 
 
-def _single(value: Result, module: Module, what: str) -> Any:
+def _single(value: Result, module: Module, what: str) -> Tensor | Poison:
     found = tensors_of(value) or ()
     if len(found) != 1:
         raise fail("E0332", f"`{what}` needs one tensor from each part", module.span, label=f"this makes {len(found)}")
@@ -113,12 +113,12 @@ class Branch(Module):
             fed = tensors_of(groups) or ()
         results = [_single(e.apply(m, f, at, span), m, "branch") for m, f in zip(self.branches, fed, strict=True)]
         if len(results) == 1:
-            return results[0]  # type: ignore[no-any-return]
+            return results[0]
         if self.merge == "concat":
             return e.join("concat", results, self.span, at, axis=axis)
         merged: Result = results[0]
         for result in results[1:]:
-            merged = e.join(self.merge, [merged, result], self.span, at)
+            merged = e.join(self.merge, [_single(merged, self, "branch"), result], self.span, at)
         return merged
 
     def count(self, c: Counter) -> int:
@@ -208,8 +208,8 @@ class Repeated(Module):
             body = self.body
             if body is None:
                 made = self.indexed(i, at)
-                if made is POISON:
-                    return POISON
+                if isinstance(made, Poison):
+                    return made
                 body = e.need_module(made, self.span)
             if self.tied:
                 if shared is None:

@@ -2,8 +2,9 @@
 
 A template is plain data, and equal uses of a definition are one object: so counting it costs as much as the source is
 long, while expanding it may not end in this universe (`def a1 = a0 -> a0`, sixty times; `repeat(100000)` in itself).
-The body of a `fn` is run on poison: its calls are found, and nothing is made. What depends on a shape counts as nothing,
-and a `repeat` over an index counts its middle copy for all; what slips through meets the limit while it is expanded.
+The body of a `fn` is run on poison: its calls are found, and nothing is made. What depends on a shape counts as
+nothing, and a `repeat` over an index counts its middle copy for all; what slips through meets the limit while it is
+expanded.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
-from archc.grammar.calls import Argument, Arguments, OpArguments, bind_formals, bundle_of, region_names, validate
+from archc.grammar.calls import Argument, Arguments, OpArguments, bind_formals, bundle_of, region_names
 from archc.grammar.constructs import CONSTRUCTS, Construct, repeat
+from archc.grammar.emit import Emitter, find_op
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.modules import (
     DefRef,
@@ -32,7 +33,6 @@ from archc.grammar.modules import (
     seen_from,
     with_few_uses,
 )
-from archc.grammar.naming import Names
 from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry, check_parameter, close_name
 from archc.grammar.syntax import (
     Arithmetic,
@@ -47,6 +47,7 @@ from archc.grammar.syntax import (
     Let,
     List,
     Logical,
+    Name,
     Negate,
     NoneLiteral,
     Not,
@@ -76,12 +77,7 @@ from archc.grammar.values import (
     tensors_of,
 )
 from archc.ir.diagnostics import CompileError, DiagnosticSink, Span, fail
-from archc.ir.graph import Graph, Parameter, Value
-from archc.ir.op import REGISTRY, OpDef, Params, bind
-from archc.ir.op import Call as OpApplication
-from archc.ir.ops.plugins import load_plugins
-from archc.ir.signature import Letter, parse_signature
-from archc.ir.types import FLOATS, INTEGERS
+from archc.ir.op import REGISTRY, OpDef
 
 if TYPE_CHECKING:
     from archc.grammar.counting import Counter
@@ -95,17 +91,15 @@ MAX_LIST = 1_000_000
 """Items of a list, those of its lists included."""
 
 
-class Elaborator:
+class Elaborator(Emitter):
     """Turns the expressions of one program into one graph. `Program` in `program.py` drives it."""
 
     memo_space = "made"
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
-        self.limits = limits
+        super().__init__(limits)
         self.sink = DiagnosticSink()
-        self.names = Names()
         self.is_open = False  # are choices and missing parameters left open, as `check` does?
-        self.nodes = 0
         self._depth = 0
         self._calls = 0
         self._applying = False
@@ -171,11 +165,11 @@ class Elaborator:
 
     def _built_in(self, expr: Ref, env: Env, at: Place) -> Any:
         name = expr.name
-        found = CONSTRUCTS.get(name) or REGISTRY.get(name) or at.frame.visible.get(name)
-        if found is not None:
-            return found
-        weight = self._shared_weight_named(expr, env)
-        found = weight if weight is not None else find_op(name)
+        found: Any
+        for found in (CONSTRUCTS.get(name), REGISTRY.get(name), at.frame.visible.get(name)):
+            if found is not None:
+                return found
+        found = self._shared_weight_named(expr, env) or find_op(name)
         if found is not None:
             return found
         raise unknown_name(expr, env, at.frame.visible)
@@ -190,8 +184,8 @@ class Elaborator:
                     return SharedWeight(shared, name[at + 1 :])
                 if isinstance(shared, Pending):
                     raise _unbound(shared.name, expr.span)
-                if shared is POISON:
-                    return POISON
+                if isinstance(shared, Poison):
+                    return shared
         return None
 
     def _tuple(self, expr: Tuple, env: Env, at: Place) -> Any:
@@ -212,7 +206,8 @@ class Elaborator:
 
     def _list(self, expr: List, env: Env, at: Place) -> Any:
         items = tuple([self.evaluate(item, env, at) for item in expr.items])
-        if any(isinstance(item, tuple) for item in items) and sum(1 for _ in islice(flatten(items), MAX_LIST + 1)) > MAX_LIST:
+        nested = any(isinstance(item, tuple) for item in items)
+        if nested and sum(1 for _ in islice(flatten(items), MAX_LIST + 1)) > MAX_LIST:
             raise fail("E0009", f"a list has more than {MAX_LIST} items", expr.span)
         return items
 
@@ -312,7 +307,9 @@ class Elaborator:
         value = self.evaluate(first, env, at)
         waiting: list[Module] = [value] if isinstance(value, Module) else []
         if not waiting and value is not POISON and not is_tensor(value):
-            raise fail("E0331", "`->` needs a tensor or a module on its left", first.span, label=f"found {describe(value)}")
+            raise fail(
+                "E0331", "`->` needs a tensor or a module on its left", first.span, label=f"found {describe(value)}"
+            )
         for stage in stages:
             module = self.evaluate(stage, env, at, wants_module=True)
             if module is POISON:
@@ -388,7 +385,9 @@ class Elaborator:
     def _arguments(self, expr: Call, callee: Any, env: Env, at: Place) -> Arguments:
         bodies = region_names(callee) if isinstance(callee, OpDef) else ()
         arranges = isinstance(callee, Construct)
-        positional = tuple([Argument(self.evaluate(a, env, at, arranges or bool(bodies)), a.span) for a in expr.arguments])
+        positional = tuple(
+            [Argument(self.evaluate(a, env, at, arranges or bool(bodies)), a.span) for a in expr.arguments]
+        )
         keywords = {
             k.name.text: Argument(self.evaluate(k.value, env, at, arranges or k.name.text in bodies), k.value.span)
             for k in expr.keywords
@@ -421,7 +420,10 @@ class Elaborator:
         if "name" in arguments.keywords and "name" not in bound:
             name = arguments.keywords["name"].value
             if not isinstance(name, str):
-                raise fail("E0205", "`name` needs a text", arguments.keywords["name"].span, label=f"found {describe(name)}")
+                raise fail(
+                    "E0205", "`name` needs a text", arguments.keywords["name"].span, label=f"found {describe(name)}"
+                )
+        value: Any
         key = (self.memo_space, *[(n, _key(a.value)) for n, a in sorted(bound.items())])
         value = definition.memo.get(key, MISSING)
         outer = definition_scope(definition, name, at)
@@ -442,7 +444,7 @@ class Elaborator:
         env = Env(definition.env)
         for formal in definition.formals:
             given = bound.get(formal.name.text)
-            default = MISSING
+            default: Any = MISSING
             if formal.default is not None:
                 default = self.evaluate(formal.default, env, at) if given is None or formal.type is None else None
             value = default if given is None else given.value
@@ -502,8 +504,7 @@ class Elaborator:
                 self.require(statement, env, at)
         except CompileError as error:
             self.report(error, at)
-            names = statement.names if isinstance(statement, Let) else [statement.name] if isinstance(statement, Share) else []
-            env.names.update({name.text: POISON for name in names})
+            env.names.update({name.text: POISON for name in bound_names(statement)})
 
     def report(self, error: CompileError, at: Place) -> None:
         """Note an error, once for each place and message, with the uses that led to it."""
@@ -525,7 +526,8 @@ class Elaborator:
                 "`let` binds a tensor or a number",
                 span,
                 label=f"found {describe(value)}",
-                help=f"write `def {names[0].text} = …` for fresh weights at each use, `share {names[0].text} = …` for one set",
+                help=f"write `def {names[0].text} = …` for fresh weights at each use, "
+                f"`share {names[0].text} = …` for one set",
             )
         if len(names) == 1:
             env.names[names[0].text] = value
@@ -568,117 +570,6 @@ class Elaborator:
         assert op is not None, f"the op `{name}` is not declared"
         return self.apply(OpCall(op, OpArguments(op.params(**params), tuple(tensors)), span), (), at, span)
 
-    def operand(self, value: Any, operands: Sequence[Any], span: Span, at: Place) -> Value:
-        """The graph value of an operand; a number becomes a constant of the dtype of the first tensor of numbers beside it."""
-        if isinstance(value, Tensor):
-            return at.frame.localise(value)
-        beside = (o.value.type.dtype for o in operands if isinstance(o, Tensor))
-        first = next((dtype for dtype in beside if dtype != "bool"), "bool")
-        if isinstance(value, bool):
-            dtype = "bool"
-        elif first in FLOATS or (first in INTEGERS and isinstance(value, int)):
-            dtype = first
-        else:
-            dtype = "f32" if isinstance(value, float) else "i64"
-        if not isinstance(value, bool | int | float):
-            raise fail("E0331", "a number among tensors needs to be known", span, label=f"found {describe(value)}")
-        op = find_op("constant")
-        assert op is not None
-        self._spend(span)
-        name, _ = at.scope.node("constant", None, span)
-        return at.frame.graph.add(op, (), op.params(value=value, dtype=dtype), name=name, span=span, trace=at.trace).output
-
-    def _spend(self, span: Span) -> None:
-        self.nodes += 1
-        if self.nodes > self.limits.nodes:
-            raise self.limits.exceeded("nodes", self.nodes, span)
-
-    def emit(
-        self,
-        call: OpCall,
-        operands: Sequence[Value],
-        at: Place,
-        *,
-        names: tuple[str, str] | None = None,
-        params: Any = None,
-        regions: Sequence[Graph] = (),
-        captures: Sequence[Value] = (),
-    ) -> Result:
-        """Add the node of a call to the graph; its results."""
-        self._spend(call.span)
-        path, prefix = names or at.scope.node(call.op.name, call.bound.name, call.span)
-        given = self._given_weights(call, prefix, at)
-        node = at.frame.graph.add(
-            call.op,
-            operands,
-            self._params(call, given) if params is None else params,
-            name=path,
-            weights=given,
-            regions=regions,
-            captures=captures,
-            span=call.span,
-            trace=at.trace,
-        )
-        for role, parameter in node.weights.items():
-            if given is None or given.get(role) is None:
-                chosen = call.bound.weights.get(role)
-                parameter.name = chosen.value if chosen is not None else f"{prefix}.{role}"
-                self.names.add_parameter(parameter, call.span)
-        for role, argument in call.bound.weights.items():
-            if role not in node.weights:
-                raise fail("E0205", f"`{call.op.name}` has no {role} here", argument.span, label="given here")
-        return bundle_of([Tensor(v, at.frame) for v in node.outputs])  # type: ignore[no-any-return]
-
-    def _given_weights(self, call: OpCall, prefix: str, at: Place) -> Mapping[str, Parameter] | None:
-        given: dict[str, Parameter] = {}
-        for role, argument in call.bound.weights.items():
-            if not isinstance(argument.value, str):
-                given[role] = self.shared_weight(argument)
-            elif at.scope.tied and argument.value in self.names.parameters:
-                given[role] = self.names.parameters[argument.value][0]
-        for role, weight in call.op.weights.items():
-            if weight.tied and role not in given:
-                raise fail("E0206", f"`{call.op.name}` needs a share whose {role} it uses", call.span,
-                           help=f"`share table = …`, then `{call.op.name}(table)`")  # fmt: skip
-            if at.scope.tied and role not in given:
-                known = self.names.parameters.get(f"{prefix}.{role}")
-                if known is not None:
-                    given[role] = known[0]
-        return given or None
-
-    def _params(self, call: OpCall, given: Mapping[str, Parameter] | None) -> Params:
-        """The parameters of a call; sizes that only a tied weight tells are read off it: `tied_linear(table)`."""
-        if call.bound.params is not None:
-            return call.bound.params
-        filled = dict(call.bound.unchecked)
-        for tensor in parse_signature(call.op.line).weights if isinstance(call.op.line, str) else ():
-            shape = given[tensor.name].shape if given and tensor.name in given else ()
-            for axis, size in zip(tensor.axes, shape, strict=False):
-                if isinstance(axis, Letter) and axis.name in call.op.params.model_fields:
-                    filled.setdefault(axis.name, Argument(size, call.span))
-        return validate(call.op, filled, call.span)
-
-    def shared_weight(self, argument: Argument) -> Parameter:
-        """The parameter that a share, or `share.role`, stands for."""
-        value = argument.value
-        shared, role = (value.shared, value.role) if isinstance(value, SharedWeight) else (value, "weight")
-        assert isinstance(shared, Shared)
-        call = shared.module
-        chosen = call.bound.weights.get(role) if isinstance(call, OpCall) else None
-        if chosen is not None and not isinstance(chosen.value, str):
-            return self.shared_weight(chosen)
-        name = chosen.value if chosen is not None else f"{shared.paths()[1]}.{role}"
-        if name in self.names.parameters:
-            return self.names.parameters[name][0]
-        if not isinstance(call, OpCall) or call.op.operand_names or call.op.regions or role not in call.op.weights:
-            raise fail("E0212", f"`{shared.name}` has no weight `{role}` yet", argument.span,
-                       help="apply the share before this use of its weight")  # fmt: skip
-        # the weight of `share w = parameter(…)` needs no application to be known
-        spec = bind(call.op, OpApplication(call.bound.params, ())).weights[role]
-        parameter = Parameter(name, spec.type, spec.init, spec.trainable)
-        self.names.add_parameter(parameter, shared.span)
-        return parameter
-
     # Counting, for modules: see counting.py
 
     @cached_property
@@ -695,20 +586,17 @@ class Elaborator:
 SAMPLE = "draw an architecture from the space: `archc sample`"
 
 
+def bound_names(statement: Let | Share | Require) -> tuple[Name, ...]:
+    if isinstance(statement, Let):
+        return statement.names
+    return (statement.name,) if isinstance(statement, Share) else ()
+
+
 def definition_scope(definition: Definition, name: str | None, at: Place) -> Place:
     """Where the body of a definition is evaluated: what it makes on the way is named below the definition."""
     if name is None:
         return at.named(at.scope.definition(definition.name))
     return at.named(at.scope.fixed(name) if name else at.scope.transparent())
-
-
-def find_op(name: str) -> OpDef[Any] | None:
-    """The op of that name: a built-in one, or else one from an installed package."""
-    found = REGISTRY.get(name)
-    if found is None:
-        load_plugins()
-        found = REGISTRY.get(name)
-    return found
 
 
 def _unbound(name: str, span: Span) -> CompileError:

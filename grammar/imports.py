@@ -25,9 +25,8 @@ STANDARD = "std/"
 def standard_files() -> dict[str, str]:
     """The text of every file of the standard library, by the path that imports it."""
     folder = files("archc.grammar") / "std"
-    return {
-        STANDARD + file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".arch")
-    }
+    found = [file for file in folder.iterdir() if file.name.endswith(".arch")]
+    return {STANDARD + file.name: file.read_text(encoding="utf-8") for file in found}
 
 
 def source_text(file: str) -> str | None:

@@ -56,7 +56,10 @@ def loads(
 
 
 def check(
-    path: str | Path, values: Mapping[str, Any] | None = None, dims: Mapping[str, int] | None = None, limits: Limits = DEFAULT
+    path: str | Path,
+    values: Mapping[str, Any] | None = None,
+    dims: Mapping[str, int] | None = None,
+    limits: Limits = DEFAULT,
 ) -> tuple[Diagnostic, ...]:
     """All mistakes and warnings in a file: an architecture, a template, a space or a library. Raises nothing."""
     return _checked(lambda: parse_file(path, limits), values, dims, limits)

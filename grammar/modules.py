@@ -10,7 +10,7 @@ from archc.grammar.calls import Arguments, OpArguments, bind_op, operand_name
 from archc.grammar.naming import Scope
 from archc.grammar.scope import Definition, Env
 from archc.grammar.syntax import Fn
-from archc.grammar.values import POISON, Callable_, Module, Place, Poison, Result, Tensor, tensors_of
+from archc.grammar.values import POISON, Module, Place, Poison, Result, Tensor, tensors_of
 from archc.ir.diagnostics import CompileError, Diagnostic, Note, Span, fail
 from archc.ir.op import OpDef
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OpRef(Module, Callable_):
+class OpRef(Module):
     """An op by name alone: `relu`. As a module it has the parameters that are its defaults."""
 
     op: OpDef[Any]
@@ -203,7 +203,7 @@ def _tensors(count: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DefRef(Module, Callable_):
+class DefRef(Module):
     """A definition by name alone. As a module it is called without arguments."""
 
     definition: Definition

@@ -8,8 +8,8 @@ The rule
   `block(16) -> repeat(2) { block(16) }` makes the same three. (Behind a digit the number is set off: `conv1`,
   `conv1_1`.) A first use keeps its name when a second one is written behind it.
 - `let gate = …`, the shortcut of a `residual`, and regions add their own name: `gate.linear`, `shortcut.conv`,
-  `moe.router.linear`, `moe.experts.0.linear`, `skip.body.…`. So does the binding of an output, except that of the output
-  declared first. A statement therefore never renames what another one makes.
+  `moe.router.linear`, `moe.experts.0.linear`, `skip.body.…`. So does the binding of an output, except that of the
+  output declared first. A statement therefore never renames what another one makes.
 - `share table = embedding(…)` is named `table`, whatever stands behind the `=`, by the scope that holds the `share`.
   A second use of it has the same weights; its nodes are told apart by `table@1`.
 - `name = "…"` on a call replaces all this: the path is the given text, behind the path of the innermost `def` only.
@@ -65,7 +65,14 @@ class Scope:
     __slots__ = ("_base", "_counts", "_kind", "_parent", "_path", "_weights", "names", "owner", "single", "tied")
 
     def __init__(
-        self, names: Names, path: str | None, weights: str | None, parent: Scope | None, kind: str, base: str, tied: bool
+        self,
+        names: Names,
+        path: str | None,
+        weights: str | None,
+        parent: Scope | None,
+        kind: str,
+        base: str,
+        tied: bool,
     ) -> None:
         self.names, self.tied, self.single = names, tied, False
         self._path, self._weights, self._parent, self._kind, self._base = path, weights, parent, kind, base

@@ -26,8 +26,35 @@ from archc.ir.types import TensorType
 WIDTH = 110
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 RESERVED = frozenset(
-    "arch space language import input output def share let rule require if then else choose range repeat as fn return "
-    "when and or not true false none".split()
+    [
+        "arch",
+        "space",
+        "language",
+        "import",
+        "input",
+        "output",
+        "def",
+        "share",
+        "let",
+        "rule",
+        "require",
+        "if",
+        "then",
+        "else",
+        "choose",
+        "range",
+        "repeat",
+        "as",
+        "fn",
+        "return",
+        "when",
+        "and",
+        "or",
+        "not",
+        "true",
+        "false",
+        "none",
+    ]
 )
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
@@ -208,7 +235,9 @@ class _Printer:
             return _quoted(value)
         if isinstance(value, float) and not math.isfinite(value):
             infinite = "1e308 * 10.0"  # a literal has to be finite
-            return f"({infinite} - {infinite})" if value != value else f"({infinite})" if value > 0 else f"-({infinite})"
+            return (
+                f"({infinite} - {infinite})" if value != value else f"({infinite})" if value > 0 else f"-({infinite})"
+            )
         assert isinstance(value, int | float), f"no text for {value!r}"
         return repr(value)
 
@@ -285,5 +314,3 @@ def _coded(character: str) -> str:
 def _init(init: Init) -> str:
     assert init.kind != "values", "initial values given one by one have no text"
     return f"{init.kind}({init.a!r})"
-
-

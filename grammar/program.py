@@ -11,7 +11,16 @@ from archc.grammar.imports import Importer
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.naming import Scope
 from archc.grammar.resolve import Resolver
-from archc.grammar.scope import MISSING, PARAMETER_TYPES, Definition, Env, Pending, RuleEntry, check_parameter, close_name
+from archc.grammar.scope import (
+    MISSING,
+    PARAMETER_TYPES,
+    Definition,
+    Env,
+    Pending,
+    RuleEntry,
+    check_parameter,
+    close_name,
+)
 from archc.grammar.signatures import dtype_of, size_of
 from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rule, Share, walk
 from archc.grammar.syntax import Program as ProgramSyntax
@@ -72,7 +81,7 @@ class Program:
     def _elaborate(self) -> None:
         for item in self.syntax.items:
             if isinstance(item, Port):
-                self._guarded(lambda item=item: self._port(item), item.name.text)  # type: ignore[misc]
+                self._guarded(lambda item=item: self._port(item), item.name.text)
         self._check_dims()
         for item in self.syntax.items:
             if isinstance(item, Let | Share):
@@ -84,21 +93,21 @@ class Program:
         self._finish()
         complete = not self.e.sink.has_errors and len(self.results) == len(self.outputs)
         for requirement in self.requirements if complete else ():
-            self._guarded(lambda item=requirement: self._require(item))  # type: ignore[misc]
+            self._guarded(lambda item=requirement: self._require(item))
 
     def _not_an_architecture(self) -> CompileError:
         if self.syntax.kind == "space":
             return fail("E0701", "a space leaves choices open: it is no single architecture", self.syntax.span,
                         help="draw architectures from it: `archc sample`")  # fmt: skip
-        return fail("E0219", "this file has no `arch` line: it is a library, which other files import", self.syntax.span,
-                    help="begin the file with `arch name`")  # fmt: skip
+        message = "this file has no `arch` line: it is a library, which other files import"
+        return fail("E0219", message, self.syntax.span, help="begin the file with `arch name`")
 
     def _guarded(self, action: Any, *names: str) -> None:
         try:
             action()
         except CompileError as error:
             self.e.report(error, self.root)
-            self.env.names.update({name: POISON for name in names})
+            self.env.names.update(dict.fromkeys(names, POISON))
 
     # Parameters
 
@@ -109,7 +118,7 @@ class Program:
             help = did_you_mean(name, known) or (f"it has {', '.join(known)}" if known else "it has no parameters")
             self.e.sink.add(*fail("E0215", f"the program has no parameter `{name}`", help=help).diagnostics)
         for formal in formals:
-            self._guarded(lambda formal=formal: self._parameter(formal), formal.name.text)  # type: ignore[misc]
+            self._guarded(lambda formal=formal: self._parameter(formal), formal.name.text)
 
     def _parameter(self, formal: Formal) -> None:
         name = formal.name.text
@@ -129,7 +138,9 @@ class Program:
         else:
             value = default
             if formal.type is not None and value is not POISON:
-                check_parameter(formal, value, formal.default.span if formal.default else None, describe(value), default)
+                check_parameter(
+                    formal, value, formal.default.span if formal.default else None, describe(value), default
+                )
         self.env.names[name] = value
 
     # Declarations
@@ -168,13 +179,13 @@ class Program:
         shape = []
         for dim in port.type.dims:
             value = self.e.evaluate(dim, self.env, self.root)  # type: ignore[arg-type]  # the parser allows no *rest here
-            if value is POISON:
-                return POISON
+            if isinstance(value, Poison):
+                return value
             shape.append(size_of(value, dim.span))
         return TensorType(tuple(shape), dtype or "f32")
 
     def _check_dims(self) -> None:
-        declared = {s for s in self.frame.symbols}
+        declared = set(self.frame.symbols)
         for name in self.dims.keys() - declared:
             help = did_you_mean(name, declared)
             self.e.sink.add(*fail("E0215", f"no input has a dimension `{name}`", help=help).diagnostics)
@@ -252,13 +263,13 @@ def declare(
             except CompileError as error:
                 e.report(error, at)
                 found = {name.text: POISON for name in item.names or ()}
-        places = {name: item.path.span for name in found} if isinstance(item, Import) else {}
+        places = dict.fromkeys(found, item.path.span) if isinstance(item, Import) else {}
         places |= {name.text: name.span for name in declared_names(item)}
         for text, span in places.items():
             if text in spans:
-                error = fail("E0202", f"`{text}` is declared twice", span, label="the second time",
+                twice = fail("E0202", f"`{text}` is declared twice", span, label="the second time",
                              notes=[Note("the first time", spans[text])])  # fmt: skip
-                e.sink.add(*error.diagnostics)
+                e.sink.add(*twice.diagnostics)
                 continue
             spans[text] = span
             env.names[text] = (

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from archc.grammar.calls import Argument, missing, wrong_value
 from archc.grammar.modules import OpCall
-from archc.grammar.values import POISON, Frame, Module, Place, Result, Tensor, contains_poison, describe, is_tensor, tensors_of
+from archc.grammar.values import (
+    POISON,
+    Frame,
+    Module,
+    Place,
+    Result,
+    Tensor,
+    contains_poison,
+    describe,
+    is_tensor,
+    tensors_of,
+)
 from archc.ir.diagnostics import Span, fail
 from archc.ir.dims import Dim, symbol
 from archc.ir.graph import Graph, Value, diagnosed
@@ -178,7 +189,8 @@ def _operands(e: Elaborator, call: OpCall, inputs: Sequence[Tensor], at: Place) 
     if len(given) != 1:
         raise fail("E0303", "`scan` takes one tensor when `state` is given", call.span, label=f"{len(given)} given")
     xs = e.operand(given[0], given, call.span, at)
-    walked = Call(call.bound.params, (xs.type,)).axis(call.bound.params.axis)  # type: ignore[union-attr]
+    params: Any = call.bound.params
+    walked = Call(params, (xs.type,)).axis(params.axis)
     batch = next((size for i, size in enumerate(xs.type.shape) if i != walked), 1)
     states = call.bound.named_operands["states"]
     return [xs, *[_state(e, s, xs, batch, call.span, at) for s in _states(states)]]
@@ -188,7 +200,7 @@ def _states(value: Any) -> Sequence[Any]:
     """Several states as a list of tensors or shapes; a single one may stand without the list."""
     if is_tensor(value):
         return tensors_of(value) or ()
-    return (value,) if value and not any(isinstance(v, tuple) or is_tensor(v) for v in value) else value  # type: ignore[no-any-return]
+    return (value,) if value and not any(isinstance(v, tuple) or is_tensor(v) for v in value) else value
 
 
 def _state(e: Elaborator, value: Any, xs: Value, batch: Dim, span: Span, at: Place) -> Value:

@@ -13,7 +13,7 @@ from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph, Node, Value
 
 QUANTITIES = ("params", "flops", "activation_bytes", "depth")
-"""What a `require` may speak of besides the program's own names. `latency_ms(target)` needs a measurement: see search."""
+"""What a `require` may speak of besides the program's own names. `latency_ms(target)` needs a measurement."""
 
 
 def depth(graph: Graph) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from archc.grammar.calls import Argument, Arguments, bind_op, check_keywords
 from archc.grammar.constructs import CONSTRUCTS
-from archc.grammar.elaborate import find_op
+from archc.grammar.emit import find_op
 from archc.grammar.requirements import QUANTITIES
 from archc.grammar.scope import close_name
 from archc.grammar.syntax import (

@@ -106,9 +106,7 @@ def check_parameter(formal: Formal, value: Any, span: Span | None, describe: str
             return
     wanted = PARAMETER_TYPES[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
-        raise fail(
-            "E0205", f"parameter `{formal.name.text}` needs {_WORDS[kind]}", span, label=f"found {describe}"
-        )
+        raise fail("E0205", f"parameter `{formal.name.text}` needs {_WORDS[kind]}", span, label=f"found {describe}")
 
 
 _BY_DEFAULT: tuple[tuple[str, type], ...] = (("bool", bool), ("int", int), ("float", float), ("str", str))

@@ -1,4 +1,4 @@
-"""Tensor types as programs write them, and definitions with a signature: `def t: [N, C, H, W] => [N, 2*C, H/2, W/2]`."""
+"""Tensor types as programs write them, and definitions with a signature: `def t: [N, C] => [N, 2 * C] = …`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from archc.grammar.scope import MISSING, Definition, Env
 from archc.grammar.syntax import Arithmetic, Ref, Rest, walk
 from archc.grammar.syntax import TensorType as TypeSyntax
-from archc.grammar.values import POISON, Module, Place, Result, Tensor, describe, tensors_of
+from archc.grammar.values import POISON, Module, Place, Poison, Result, Tensor, describe, tensors_of
 from archc.ir.diagnostics import CompileError, Note, Span, did_you_mean, fail
 from archc.ir.dims import Dim, Expr, exact_div
 from archc.ir.types import DTYPES, TensorType
@@ -44,7 +44,9 @@ def size_of(value: Any, span: Span) -> Dim:
     """
     if isinstance(value, Expr) or (type(value) is int and value >= 0):
         return value
-    raise fail("E0337", "a dimension is a whole number of at least 0, or a symbol", span, label=f"found {describe(value)}")
+    raise fail(
+        "E0337", "a dimension is a whole number of at least 0, or a symbol", span, label=f"found {describe(value)}"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +57,7 @@ class Signed(Module):
     env: Env
 
     @property
-    def span(self) -> Span:
+    def span(self) -> Span:  # type: ignore[override]
         return self.definition.syntax.span
 
     @property
@@ -77,10 +79,10 @@ class Signed(Module):
             late += self._match(syntax, tensor.value.type, env, rests, span)
         for pattern, size, syntax, type_ in late:
             self._check(e, pattern, size, syntax, type_, env, at, span)
-        module = e.evaluate(self.definition.syntax.body, env, at, wants_module=True)
-        if module is POISON:
-            return POISON
-        result = e.apply(e.need_module(module, self.definition.syntax.body.span), inputs, at, span)
+        module: Any = e.evaluate(self.definition.syntax.body, env, at, wants_module=True)
+        if isinstance(module, Poison):
+            return module
+        result: Result = e.apply(e.need_module(module, self.definition.syntax.body.span), inputs, at, span)
         self._check_results(e, result, signature.outputs, env, rests, at, span)
         return result
 
@@ -103,9 +105,18 @@ class Signed(Module):
         return late
 
     def _check(
-        self, e: Elaborator, pattern: Any, size: Dim, syntax: TypeSyntax, type_: TensorType, env: Env, at: Place, span: Span
+        self,
+        e: Elaborator,
+        pattern: Any,
+        size: Dim,
+        syntax: TypeSyntax,
+        type_: TensorType,
+        env: Env,
+        at: Place,
+        span: Span,
     ) -> None:
-        unknown = [n for n in walk(pattern) if isinstance(n, Ref) and n.name[:1].isupper() and env.look_up(n.name) is MISSING]
+        symbols = [n for n in walk(pattern) if isinstance(n, Ref) and n.name[:1].isupper()]
+        unknown = [n for n in symbols if env.look_up(n.name) is MISSING]
         if not unknown:
             found = e.evaluate(pattern, env, at)
             if found is not POISON and found != size:

@@ -126,10 +126,6 @@ class Module(ABC):
         """How many nodes an application makes: at least this many, known without making them."""
 
 
-class Callable_(ABC):
-    """Something that makes a value when it is called with arguments: an op, a `def`, `residual`, …"""
-
-
 def tensors_of(value: Any) -> tuple[Tensor | Poison, ...] | None:
     """The tensors that a value consists of, or None when it is anything else."""
     if isinstance(value, Tensor | Poison):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from archc.grammar.load import load, loads
 from archc.ir.graph import Graph
 from archc.ir.verify import verify
@@ -143,7 +144,8 @@ def test_parameters_are_set_and_dimensions_fixed() -> None:
 
 def test_a_tied_linear_reads_its_size_off_the_table() -> None:
     graph = loads(
-        "arch a\ninput t: i64[N]\noutput y: f32[N, 10]\nshare table = embedding(10, 4)\ny = t -> table -> tied_linear(table)"
+        "arch a\ninput t: i64[N]\noutput y: f32[N, 10]\n"
+        "share table = embedding(10, 4)\ny = t -> table -> tied_linear(table)"
     )
     assert [n.params.model_dump().get("out") for n in graph.nodes] == [None, 10]
     assert graph.nodes[0].weights["weight"] is graph.nodes[1].weights["weight"]
@@ -196,7 +198,8 @@ def test_captures_pass_through_nested_regions() -> None:
 def test_a_region_can_name_its_rows() -> None:
     graph = loads(
         "arch a\ninput x: f32[N, 8]\noutput y: f32[N, 2]\n"
-        "y = x -> exit(head = linear(2), rest = fn(v) { return v -> reshape([Rows, 2, 4]) -> mean(2) }, threshold = 0.9)"
+        "def rest = fn(v) { return v -> reshape([Rows, 2, 4]) -> mean(2) }\n"
+        "y = x -> exit(head = linear(2), rest = rest, threshold = 0.9)"
     )
     verify(graph)
 
@@ -244,7 +247,9 @@ def test_names_do_not_change_when_unrelated_lines_are_added() -> None:
     )
     assert set(build(plain).parameters()) < set(build(more).parameters())
     # the control: names do belong to statements, so a renamed one renames its weights
-    assert not set(build(plain).parameters()) <= set(build(plain.replace("let b", "let c").replace("+ b", "+ c")).parameters())
+    assert not set(build(plain).parameters()) <= set(
+        build(plain.replace("let b", "let c").replace("+ b", "+ c")).parameters()
+    )
 
 
 def test_other_outputs_do_not_rename_the_first() -> None:
@@ -271,7 +276,9 @@ def test_a_fixed_name_is_a_path_below_the_innermost_definition() -> None:
 
 def test_definitions_are_imported_from_below_the_file_and_from_the_library(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "blocks.arch").write_text('import "inner.arch" (half)\ndef block(c) = linear(half(c)) -> linear(c)\n')
+    (tmp_path / "parts" / "blocks.arch").write_text(
+        'import "inner.arch" (half)\ndef block(c) = linear(half(c)) -> linear(c)\n'
+    )
     (tmp_path / "parts" / "inner.arch").write_text("def half(c) = c // 2\n")
     main = tmp_path / "main.arch"
     main.write_text(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from archc.grammar.limits import Limits
 from archc.grammar.load import check_text, load, loads
 from archc.ir.diagnostics import CompileError, Diagnostic
@@ -34,7 +35,7 @@ def places(text: str, **options: object) -> list[tuple[str, int, int]]:
         ("y = x -> linear(8, bais = false)", "E0204", 4, 27, "`bias`"),
         ("y = x -> linear(-8)", "E0205", 4, 17, ""),
         ("y = x -> linear(8.5)", "E0205", 4, 17, ""),
-        ("y = x -> gelu(approximate = \"tan\")", "E0205", 4, 29, '"tanh"'),
+        ('y = x -> gelu(approximate = "tan")', "E0205", 4, 29, '"tanh"'),
         ("y = x -> linear", "E0206", 4, 10, ""),
         ("def f(c) = linear(c)\ny = x -> f", "E0206", 5, 10, ""),
         ("def f(c) = linear(c)\ny = x -> f(8, 9)", "E0207", 5, 15, ""),
@@ -74,7 +75,8 @@ def test_a_mistake_has_a_code_and_a_place(body: str, code: str, line: int, colum
 
 def test_several_mistakes_are_found_in_one_run_and_none_because_of_another() -> None:
     text = HEAD + (
-        "let a = x -> linear(-1)\nlet b = a -> linear(8) -> nothing\nlet c = x -> linear(4)\nlet e = c + x\ny = e -> linear(9)"
+        "let a = x -> linear(-1)\nlet b = a -> linear(8) -> nothing\n"
+        "let c = x -> linear(4)\nlet e = c + x\ny = e -> linear(9)"
     )
     assert places(text) == [("E0201", 5, 27), ("E0205", 4, 21), ("E0301", 7, 9)]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import archc.ir.ops  # noqa: F401
 import pytest
+
+import archc.ir.ops  # noqa: F401
 from archc.grammar.load import loads
 from archc.grammar.parser import parse
 from archc.grammar.printer import print_graph
@@ -29,8 +30,7 @@ PROGRAMS = {
     "half shared": HEAD + "share s = linear(8)\ny = x -> s -> linear(8, weight = s.weight)",
     "tied": "arch a input t: i64[N] output y: f32[N, 9] share e = embedding(9, 4) y = t -> e -> tied_linear(e)",
     "strange names": HEAD + 'y = x -> linear(8, name = "a/b \\"c\\" \\\\ \\u{202e} \\n.d", bias = "other.b")',
-    "regions": HEAD
-    + "y = x -> skip(gate = mean(1) -> linear(1) -> sigmoid, body = moe(router = linear(2), "
+    "regions": HEAD + "y = x -> skip(gate = mean(1) -> linear(1) -> sigmoid, body = moe(router = linear(2), "
     "experts = copies(2, fn(v) { return v * m }), shared = linear(8), top_k = 1))",
     "named rows": HEAD
     + "y = x -> moe(router = linear(1), experts = [fn(v) { return v -> reshape([Rows, 2, 4]) -> reshape([Rows, 8]) }], "
@@ -43,9 +43,11 @@ PROGRAMS = {
     "recurrence": HEAD
     + "def cell = fn(v, h) { let n = v + h * m return n, n }\nlet ys, h = x -> scan(cell, state = [[8]], axis = 1)\n"
     "y = ys + (h -> unsqueeze(1))",
-    "exit": "arch a input x: f32[N, 4] output y: f32[N, 3] y = x -> exit(head = linear(3), rest = linear(3), threshold = 0.9)",
-    "ports named as ops": "arch a input relu: f32[N] input add: f32[N] output mul: f32[N] mul = (relu, add) -> sub -> tanh",
-    "odd numbers": HEAD + "y = x * 1e-30 + 1e308 * 10.0 + constant([[1, -2, 3, 4, 5, 6, 7, 8]], dtype = \"f32\")",
+    "exit": "arch a input x: f32[N, 4] output y: f32[N, 3] "
+    "y = x -> exit(head = linear(3), rest = linear(3), threshold = 0.9)",
+    "ports named as ops": "arch a input relu: f32[N] input add: f32[N] output mul: f32[N] "
+    "mul = (relu, add) -> sub -> tanh",
+    "odd numbers": HEAD + 'y = x * 1e-30 + 1e308 * 10.0 + constant([[1, -2, 3, 4, 5, 6, 7, 8]], dtype = "f32")',
 }
 
 
@@ -156,7 +158,11 @@ y = x -> skip(gate = linear(1), body = fn(w) { let v = w return v -> linear(8) }
 @pytest.mark.parametrize("change", CHANGES)
 def test_structural_equality_sees_a_change_of(change: str) -> None:
     old, new, difference = CHANGES[change]
-    text = PROGRAM.replace("let a", "let b").replace("a -> s", "b -> s") if change == "a name" else PROGRAM.replace(old, new)
+    text = (
+        PROGRAM.replace("let a", "let b").replace("a -> s", "b -> s")
+        if change == "a name"
+        else PROGRAM.replace(old, new)
+    )
     text = text.replace("y = x", "z = x") if change == "an output" else text
     assert text != PROGRAM
     found = structurally_equal(loads(PROGRAM), loads(text))
