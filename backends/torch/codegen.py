@@ -40,6 +40,7 @@ _RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, "self", "aux", "dev
 _RESERVED |= {"Tensor", "float", "int", "bool", "tuple", "list", "dict", "range", "zip", "len", "max", "min", "sum"}
 _RESERVED |= frozenset(NUMPY_NAMES)
 _TAKEN = frozenset({*dir(nn.Module()), "compute", "forward_with_aux", "load_weights", "parameter_paths", "source"})
+_TAKEN |= frozenset(keyword.kwlist)  # torch.fx writes `self.class`
 _LOCAL = re.compile(r"x\d*")  # what variables are called; such a formal may be overwritten when it is dead
 _NUMBER_OPERANDS = frozenset({"add", "sub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"})
 
@@ -115,8 +116,8 @@ def generate(graph: Graph, paths: Mapping[str, Sequence[str]]) -> Source:
 def parameter_paths(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The attributes under which a module holds each parameter: the parts of its name.
 
-    A part that would hide an attribute of the module gets an underscore behind it, and so does a parameter that has the
-    name of a container.
+    A part that would hide an attribute of the module or that is a word of Python's gets an underscore behind it, and so
+    does a parameter that has the name of a container.
 
     >>> parameter_paths(["stem.0.weight", "train.weight", "stem"])
     {'stem.0.weight': ('stem', '0', 'weight'), 'train.weight': ('train_', 'weight'), 'stem': ('stem_',)}
@@ -242,7 +243,7 @@ class _Writer:
         """`self.stage.conv.weight`; parts that are no identifiers take `getattr`."""
         text = "self"
         for part in self.paths[parameter.name]:
-            plain = part.isidentifier() and not keyword.iskeyword(part) and not part.startswith("__")
+            plain = part.isidentifier() and not part.startswith("__")  # Python changes `self.__x` in a class
             text = f"{text}.{part}" if plain else f"getattr({text}, {quoted(part)})"
         return text
 
@@ -302,7 +303,7 @@ class _Scope:
             if scope != where:
                 where = scope
                 if scope:
-                    self.lines.append(f"# {printable(scope)}")
+                    self.lines.append(f"# {remark(scope)}")
             self._node(node, index, last, graph)
         results = [self.names[v] for v in graph.outputs]
         self.lines.append(f"return {', '.join(results)}")
@@ -424,9 +425,13 @@ def quoted(text: str) -> str:
     return f'"{single[1:-1]}"' if '"' not in single and "\\'" not in single else single
 
 
-def printable(text: str) -> str:
-    """A name for a comment: names may hold any character, line breaks too, and must not end the comment."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+def remark(text: str) -> str:
+    r"""Text for a comment or docstring: names may hold any character, line breaks and quotes too, and must not end it.
+
+    >>> remark('say "x"\n\\')
+    "say 'x'  "
+    """
+    return "".join(c if c.isprintable() and c != "\\" else " " for c in text.replace('"', "'"))
 
 
 def _statement(start: str, expression: str, comment: str) -> list[str]:
@@ -480,4 +485,4 @@ def _locals() -> Iterator[str]:
 
 def _types(values: Sequence[Value]) -> str:
     text = ", ".join(f"{v.name}: {v.type}" if v.producer is None else str(v.type) for v in values)
-    return printable(text).replace("\\", "/").replace('"""', "'''")
+    return remark(text)

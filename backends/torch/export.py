@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.backends.torch.codegen import generate, number, parameter_paths, printable, quoted, tuple_text
+from archc.backends.torch.codegen import generate, number, parameter_paths, quoted, remark, tuple_text
 from archc.backends.torch.module import TORCH_DTYPES, to_torch
 from archc.backends.torch.runtime import HEADER, HELPERS
 from archc.backends.weights import atomic_file
@@ -43,7 +43,7 @@ def export_source(graph: Graph) -> str:
     rows = [f"    {quoted(name)}: {_parameter(p)},\n" for name, p in parameters.items()]
     renamed = {name: ".".join(path) for name, path in paths.items() if ".".join(path) != name}
     names = [f"    {quoted(old)}: {quoted(new)},\n" for old, new in renamed.items()]
-    title = f'"""{printable(graph.name)}, as PyTorch source.'.replace("\\", "/")
+    title = f'"""{remark(graph.name)}, as PyTorch source.'
     return "".join(
         [
             f'{title}\n\n    model = Model().load_weights("weights.safetensors").eval()\n"""\n\n{HEADER}\n',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,10 +129,10 @@ def _generated_class(graph: Graph, paths: Mapping[str, tuple[str, ...]]) -> type
     scope: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, "ArchModule": ArchModule}
     scope |= runtime.HELPERS
     file = f"<archc {name} {abs(hash(text)):x}>"
-    # The annotations of the signatures are for readers: they are not evaluated.
     exec(compile(text, file, "exec", dont_inherit=True), scope)
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)  # tracebacks show the generated lines
     made: type[ArchModule] = scope["Model"]
+    weakref.finalize(made, linecache.cache.pop, file, None)  # a search makes thousands of them
     made.__module__, made.__name__, made.__qualname__ = __name__, name, name
     made.source, made.parameter_paths = source, dict(paths)
     return made
