@@ -17,11 +17,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-THREADS = "1"
-for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(name, THREADS)
-os.environ.setdefault("TVM_BIND_THREADS", "0")
-
 import numpy as np
 import torch
 import tvm
@@ -239,9 +234,7 @@ def compiled(model: Any, shape: tuple[int, ...], threads: int) -> tuple[Callable
                 y = builder.linear(model, x) if isinstance(model, nn.Linear) else model.relax(builder, x)
             y = builder.block.emit_output(y)
         builder.block.emit_func_output(y)
-    target = tvm.target.Target(
-        {"kind": "llvm", "mcpu": tvm_ffi.get_global_func("target.llvm_get_system_cpu")()}
-    )
+    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm_ffi.get_global_func("target.llvm_get_system_cpu")()})
     start = time.perf_counter()
     executable = tvm.compile(optimise(builder.block.get(), target, threads=threads), target)
     seconds = time.perf_counter() - start
@@ -297,9 +290,11 @@ def compare(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...], ar
     if session is not None:
         contestants["onnxruntime"] = session
     if arguments.torch:
+
         def eager() -> None:
             with torch.no_grad():
                 model(example)
+
         contestants["torch"] = eager
     times = milliseconds(contestants, arguments.seconds)
     ratio = times["archc"] / times.get("onnxruntime", float("nan"))
@@ -315,8 +310,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time for each")
     parser.add_argument("--torch", action="store_true", help="time eager torch too")
     arguments = parser.parse_args()
-    if str(arguments.threads) != os.environ["TVM_NUM_THREADS"]:
-        os.environ["TVM_NUM_THREADS"] = str(arguments.threads)  # read at the first parallel loop
+    # read when the first parallel loop starts the thread pool
+    os.environ.update(TVM_NUM_THREADS=str(arguments.threads), TVM_BIND_THREADS="0")
     torch.set_num_threads(arguments.threads)
     table = LAYERS if arguments.layers else NETWORKS
     for name, (make, shape) in table.items():

@@ -6,7 +6,9 @@ cache (nothing is copied where there is no padding), and covers them with regist
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from archc.backends.tvm.cpu.emit import Emitter, as_int, ceil_div, index, produc
 from archc.backends.tvm.cpu.gemm import by_height, matmul_constant
 from archc.backends.tvm.cpu.loops import Machine, divisor, over_vectors, unravel
 from archc.backends.tvm.cpu.program import Evaluator, Program, Stage
-from archc.backends.tvm.cpu.tile import Epilogue, Tile, column_block, row_block
+from archc.backends.tvm.cpu.tile import Epilogue, Tile, column_block
 
 Expr = Any
 Buffer = Any
@@ -29,7 +31,8 @@ _SCRATCH = 1 << 16  # elements of padded input per task: a quarter of a 1 MiB se
 class Window:
     """How a convolution walks its input, per spatial axis.
 
-    `spread` is the transposed convolution's stride: the input is read as if `spread - 1` zeros stood between neighbours.
+    `spread` is the transposed convolution's stride: the input is read as if `spread - 1` zeros stood between
+    neighbours.
     """
 
     strides: tuple[int, ...]
@@ -90,9 +93,7 @@ def convolution(
 
         def term(*at: Expr) -> Expr:
             batch, *place, o = at
-            where = [
-                p * s + t * d for p, s, t, d in zip(place, window.strides, taps, window.dilation, strict=True)
-            ]
+            where = [p * s + t * d for p, s, t, d in zip(place, window.strides, taps, window.dilation, strict=True)]
             if name == "depthwise":
                 return te.sum(padded[(batch, *where, o)] * packed[(*taps, o)], axis=taps)
             group, inside = tirx.indexdiv(o, own), tirx.indexmod(o, own)
@@ -103,9 +104,7 @@ def convolution(
         attributes = {"archc.kernel": name, "own": own, **_attributes(window)}
         return te.compute((n, *extents, outputs), term, name=name, attrs=attributes)
 
-    return builder.call_te(
-        equation, x, relax.const(packed), primfunc_name_hint=name, primfunc_attrs={"op_pattern": 4}
-    )
+    return builder.call_te(equation, x, relax.const(packed), primfunc_name_hint=name, primfunc_attrs={"op_pattern": 4})
 
 
 def _attributes(window: Window) -> dict[str, list[int]]:
@@ -166,7 +165,9 @@ class _Kernel:
         if self.depthwise:
             self.kernel = shape[:rank]
             self.groups, self.inputs = 1, 1
-            self.lanes = machine.isa.lanes if self.channels >= machine.isa.lanes else 1 << (self.channels.bit_length() - 1)
+            self.lanes = (
+                machine.isa.lanes if self.channels >= machine.isa.lanes else 1 << (self.channels.bit_length() - 1)
+            )
             self.block = self.lanes
             self.blocks = self.channels // self.block
         else:
@@ -193,7 +194,7 @@ class _Kernel:
                 block = out.bind("block", part * share + own)
                 self._tiles(plan, source, image, top, first_row, block)
             if self.depthwise and self.channels % self.block:
-                with out.when(tirx.EQ(part, index(split - 1))) if split > 1 else _nothing():
+                with out.when(tirx.EQ(part, index(split - 1))) if split > 1 else nullcontext():
                     self._last_channels(plan, source, image, top, first_row)
         return self.program.rewritten(out.finish())
 
@@ -287,9 +288,7 @@ class _Kernel:
             done, left = done + width, left - width
         self.lanes = lanes
 
-    def _cover(
-        self, plan: _Plan, source: Any, image: Expr, top: Expr, first_row: Expr, channels: _Channels
-    ) -> None:
+    def _cover(self, plan: _Plan, source: Any, image: Expr, top: Expr, first_row: Expr, channels: _Channels) -> None:
         out = self.out
         rest = self.extents[1:]
         start = out.bind("start", (image * self.extents[0] + top) * product(rest))
@@ -337,18 +336,19 @@ class _Kernel:
         middle = outer if len(outer) != 1 else []
         with out.loop(product(middle), name="line") as line:
             lead = unravel(line, middle) if middle else []
-            with out.loop(outer[0] // down if len(outer) == 1 else 1, name="down") as y, out.loop(
-                width // across, name="across"
-            ) as x:
+            with (
+                out.loop(outer[0] // down if len(outer) == 1 else 1, name="down") as y,
+                out.loop(width // across, name="across") as x,
+            ):
                 top, left = y * down, x * across
                 places = []
                 for r in range(down):
                     for c in range(across):
                         row = [top + r] if len(outer) == 1 else list(lead)
                         places.append([*row, left + c])
-                base = (line if middle else top) * width + left
-                flat = lambda r: tirx.floordiv(index(r), index(across)) * width + tirx.floormod(index(r), index(across))
-                self._tile(source, places, first_row, channels, lambda r: start + base + flat(r), lambda r: None)
+                base = start + (line if middle else top) * width + left
+                place = lambda r, base=base: base + tirx.floordiv(r, index(across)) * width + r % index(across)
+                self._tile(source, places, first_row, channels, lambda r: place(index(r)), lambda r: None)
 
     def _tile(
         self,
@@ -363,26 +363,26 @@ class _Kernel:
         sums = Tile.zero(out, len(places), channels.width, self.lanes)
 
         def read(pixel: int, taps: Sequence[Expr], channel: Expr) -> Expr:
-            at = [
-                p * s + t * d for p, s, t, d in zip(places[pixel], self.strides, taps, self.dilation, strict=True)
-            ]
+            at = [p * s + t * d for p, s, t, d in zip(places[pixel], self.strides, taps, self.dilation, strict=True)]
             return source([first_row + at[0], *at[1:], channel])
 
         if self.depthwise:
-            for taps in np.ndindex(*self.kernel):
-                at = [index(int(t)) for t in taps]
-                sums.accumulate(
-                    out, lambda r, c, at=at: read(r, at, channels.first + c) * self.packed[(*at, channels.first + c)]
-                )
+            for taps in itertools.product(*map(range, self.kernel)):
+                self._depthwise_tap(sums, read, [index(t) for t in taps], channels.first)
         else:
             with out.loop(int(np.prod(self.kernel)), name="tap") as tap, out.loop(self.inputs, name="k") as k:
                 at = unravel(tap, self.kernel)
                 sums.accumulate(
                     out,
-                    lambda r, c: read(r, at, channels.group * self.inputs + k)
-                    * self.packed[(channels.group, channels.column, *at, k, c)],
+                    lambda r, c: (
+                        read(r, at, channels.group * self.inputs + k)
+                        * self.packed[(channels.group, channels.column, *at, k, c)]
+                    ),
                 )
         self.epilogue.store(sums, place, valid, channels.first, channels.count, channels.spare)
+
+    def _depthwise_tap(self, sums: Tile, read: Callable[..., Expr], at: list[Expr], first: Expr) -> None:
+        sums.accumulate(self.out, lambda r, c: read(r, at, first + c) * self.packed[(*at, first + c)])
 
 
 @dataclass(frozen=True)
@@ -395,12 +395,3 @@ class _Channels:
     width: int
     count: int
     spare: Expr | None
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: Any) -> None: ...
-
-
-__all__ = ["Window", "conv_kernel", "convolution", "pack_filters", "row_block"]

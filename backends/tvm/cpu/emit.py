@@ -146,7 +146,8 @@ class Emitter:
     def otherwise(self) -> Iterator[None]:
         """The other branch of the `when` just before."""
         before = self._blocks[-1].pop()
-        assert isinstance(before, tirx.IfThenElse) and before.else_case is None
+        assert isinstance(before, tirx.IfThenElse)
+        assert before.else_case is None
         self._blocks.append([])
         yield
         body = _sequence(self._blocks.pop())

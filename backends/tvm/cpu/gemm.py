@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from archc.backends.tvm.cpu.emit import Emitter, as_int, ceil_div, index, product
-from archc.backends.tvm.cpu.loops import Machine, unravel
+from archc.backends.tvm.cpu.loops import Machine, divisor_of, unravel
 from archc.backends.tvm.cpu.program import Program, Stage, substitute
 from archc.backends.tvm.cpu.tile import Epilogue, Tile, column_block, row_block
 
@@ -55,7 +55,7 @@ def matmul_constant(builder: relax.BlockBuilder, x: relax.Expr, weight: np.ndarr
 
 
 def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimFunc:
-    """The loops of `matmul_constant`: column blocks outside, so that a panel of weights stays in the second-level cache."""
+    """The loops of `matmul_constant`; column blocks outside, so that a panel of weights stays in cache."""
     out = Emitter()
     x, packed = anchor.value.a.source, anchor.value.b.source
     blocks, depth, columns = (int(d) for d in packed.shape)
@@ -67,8 +67,8 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
     known = as_int(rows)
     kind = "serial" if known is not None and known * n * depth < _SMALL else "parallel"
     with out.loop(row_blocks * blocks, kind, "task") as task:
-        first = out.bind("first", tirx.floormod(task, index(row_blocks)) * height)
-        block = out.bind("block", tirx.floordiv(task, index(row_blocks)))
+        first = out.bind("first", tirx.floormod(task, divisor_of(row_blocks)) * height)
+        block = out.bind("block", tirx.floordiv(task, divisor_of(row_blocks)))
         matrix = out.view(x, [rows, depth])
 
         def tile(height: int) -> None:
@@ -126,7 +126,9 @@ def matmul(
         batch = _broadcast(a_shape[:-2], b_shape[:-2])
         inner = te.reduce_axis((0, a_shape[-1]), name="k")
 
-        def read(tensor: te.Tensor, axes: Sequence[int], shape: list[Expr], at: Sequence[Expr], tail: list[Expr]) -> Expr:
+        def read(
+            tensor: te.Tensor, axes: Sequence[int], shape: list[Expr], at: Sequence[Expr], tail: list[Expr]
+        ) -> Expr:
             lead = at[len(at) - (len(shape) - 2) :] if len(shape) > 2 else ()
             own = [index(0) if as_int(d) == 1 else i for d, i in zip(shape, lead, strict=False)] + tail
             physical: list[Expr] = [None] * len(axes)
@@ -172,7 +174,7 @@ def matmul_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.Pri
         *lead, block = unravel(task, [*batch, blocks])
         block = out.bind("block", block)
         lead = [out.bind("batch", i) for i in lead]
-        flat_batch = out.bind("flat", tirx.floordiv(task, index(blocks)))
+        flat_batch = out.bind("flat", tirx.floordiv(task, divisor_of(blocks)))
         left_columns = out.bind("left", n - block * columns)
         panel = out.scratch("panel", [depth, columns], "float32")
 

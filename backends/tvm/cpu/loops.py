@@ -71,9 +71,14 @@ def unravel(flat: Expr, extents: Sequence[Expr]) -> list[Expr]:
         elif as_int(extent) == 1:
             places.append(index(0))
         else:
-            places.append(tirx.floormod(rest, index(extent)))
-            rest = tirx.floordiv(rest, index(extent))
+            places.append(tirx.floormod(rest, divisor_of(extent)))
+            rest = tirx.floordiv(rest, divisor_of(extent))
     return list(reversed(places))
+
+
+def divisor_of(extent: Expr) -> Expr:
+    """`extent` to divide by: TVM refuses to lower a division whose divisor it can show to be zero in a dead branch."""
+    return index(extent) if as_int(extent) is not None else tirx.max(index(extent), index(1))
 
 
 def divisor(number: int, most: int) -> int:
@@ -110,4 +115,4 @@ class _Tasks:
         self._loop.__exit__(*error)
 
 
-__all__ = ["TASK", "Machine", "divisor", "over_vectors", "powers_of_two", "product", "tasks", "unravel"]
+__all__ = ["TASK", "Machine", "divisor", "divisor_of", "over_vectors", "powers_of_two", "product", "tasks", "unravel"]

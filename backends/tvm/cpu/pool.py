@@ -64,7 +64,9 @@ def adaptive_average(builder: relax.BlockBuilder, x: relax.Expr, extents: Sequen
     def equation(x: te.Tensor) -> te.Tensor:
         n, *spatial, channels = x.shape
         # the longest window; shorter ones skip their last tap
-        longest = [tirx.floordiv(s + e - 1, e) + (0 if _divides(s, e) else 1) for s, e in zip(spatial, extents, strict=True)]
+        longest = [
+            tirx.floordiv(s + e - 1, e) + (0 if _divides(s, e) else 1) for s, e in zip(spatial, extents, strict=True)
+        ]
         taps = [te.reduce_axis((0, k), name="tap") for k in longest]
 
         def start(p: Expr, s: Expr, e: Expr) -> Expr:

@@ -44,7 +44,10 @@ def _row_axes(program: Program) -> int | None:
     for stage in program.stages:
         if len(stage.axes) < count:
             return None
-        if any(not tvm_ffi.structural_equal(a.extent, b.extent) for a, b in zip(stage.axes[:count], output.axes[:count], strict=True)):
+        if any(
+            not tvm_ffi.structural_equal(a.extent, b.extent)
+            for a, b in zip(stage.axes[:count], output.axes[:count], strict=True)
+        ):
             return None
         for load in _loads(stage.value):
             if key(load.source) not in inner:
@@ -76,12 +79,11 @@ def _row_program(program: Program, count: int, machine: Machine) -> tirx.PrimFun
                     if stage is program.output:
                         out.store(stage.buffer, place, total)
                     else:
-                        evaluator.define(stage.buffer, lambda _, total=total: total)
+                        evaluator.define_value(stage.buffer, total)
                 elif key(stage.buffer) in kept or stage is program.output:
                     _write_row(out, evaluator, stage, place, kept.get(key(stage.buffer)), machine.isa.lanes)
                     if stage is not program.output:
-                        buffer = kept[key(stage.buffer)]
-                        evaluator.define(stage.buffer, lambda at, buffer=buffer: tirx.BufferLoad(buffer, at[count:]))
+                        evaluator.define_copy(stage.buffer, kept[key(stage.buffer)], count)
     return program.rewritten(out.finish())
 
 
@@ -129,7 +131,9 @@ def reduce_lanes(out: Emitter, evaluator: Evaluator, stage: Stage, place: Sequen
     *outer_axes, last = _reduction_order(stage)
     extent = as_int(last.extent)
     dtype = _sum_dtype(stage)
-    width = lanes if extent is None else max(w for w in (1, 2, 4, 8, lanes, 2 * lanes, 4 * lanes) if w <= max(1, extent))
+    width = (
+        lanes if extent is None else max(w for w in (1, 2, 4, 8, lanes, 2 * lanes, 4 * lanes) if w <= max(1, extent))
+    )
     partial = out.local("partial", [width], dtype)
     combiner = stage.combiner
     assert combiner is not None
@@ -209,7 +213,7 @@ def _staged(program: Program, machine: Machine) -> tirx.PrimFunc:
         else:
             write_pointwise(out, written, evaluator, machine)
         if not final:
-            evaluator.define(stage.buffer, lambda at, kept=kept: evaluator.operand(kept, at or [index(0)]))
+            evaluator.define_copy(stage.buffer, kept)
     return program.rewritten(out.finish())
 
 
@@ -223,7 +227,11 @@ def _write_reduction(out: Emitter, evaluator: Evaluator, stage: Stage, machine: 
     extents = [a.extent for a in stage.axes]
     cost = product([a.extent for a in stage.reduced])
     if not extents:
-        out.store(stage.buffer, [] if not len(stage.buffer.shape) else [0], reduce_lanes(out, evaluator, stage, [], machine.isa.lanes))
+        out.store(
+            stage.buffer,
+            [] if not len(stage.buffer.shape) else [0],
+            reduce_lanes(out, evaluator, stage, [], machine.isa.lanes),
+        )
         return
     if _runs_along_rows(stage):
         with tasks(out, product(extents), cost) as (first, block), out.loop(block, name="row") as row:

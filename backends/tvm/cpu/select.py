@@ -1,16 +1,17 @@
 """Choosing kernels: the pass that rewrites Relax operators to tensor equations of our own.
 
 Channels-last comes for free along the way. A convolution computes [n, *s, c] and is followed by the permute back to
-[n, c, *s]; whoever reads a value bound to such a permute takes what lies beneath it, works on that, and permutes its own
-result instead. Permutes so move down the graph until they meet an operator that does not know them, or vanish.
+[n, c, *s]; whoever reads a value bound to such a permute takes what lies beneath it, works on that, and permutes its
+own result instead. Permutes so move down the graph until they meet an operator that does not know them, or vanish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tvm_ffi
 from tvm import ir, relax, tirx
 
 from archc.backends.tvm.cpu import conv, gemm, norms, pool
@@ -36,7 +37,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 @relax.expr_functor.mutator
-class SelectKernels(relax.PyExprMutator):
+class SelectKernels(relax.PyExprMutator):  # type: ignore[misc]  # tvm is untyped
     """Rewrites one function at a time; `run` does a module."""
 
     def __init__(self, module: ir.IRModule, machine: Machine) -> None:
@@ -102,7 +103,7 @@ class SelectKernels(relax.PyExprMutator):
             return found
         array = self.constant(value)
         if array is not None:
-            return relax.const(np.ascontiguousarray(np.moveaxis(array, 1, -1)))
+            return _constant(np.moveaxis(array, 1, -1))
         if all(as_int(d) == 1 for d in shape_of(value)[2:]):
             n, c, *spatial = shape_of(value)
             return self.emit(op.reshape(value, [n, *spatial, c]))
@@ -153,21 +154,23 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 }
 
 
+def _constant(array: np.ndarray) -> relax.Expr:
+    return relax.const(np.ascontiguousarray(array), str(array.dtype))
+
+
 def _fold(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     """Weights are permuted and reshaped here, in numpy: TVM's own folding compiles and runs a kernel for each."""
     tensors = [a for a in call.args if not isinstance(a, relax.ShapeExpr | relax.Tuple)]
-    if not tensors or len(call.args) > 2 or any(self.constant(a) is None for a in tensors):
+    arrays = [array for array in map(self.constant, tensors) if array is not None]
+    if not tensors or len(call.args) > 2 or len(arrays) < len(tensors):
         return None
-    arrays = [self.constant(a) for a in tensors]
     if call.op.name == "relax.permute_dims":
-        return relax.const(np.ascontiguousarray(arrays[0].transpose(_permutation(call))))
-    shape = getattr(call.ty, "shape", None)
+        return _constant(arrays[0].transpose(_permutation(call)))
     if call.op.name in ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"):
-        extents = [as_int(d) for d in shape]
-        return None if None in extents else relax.const(np.ascontiguousarray(arrays[0].reshape(extents)))
+        return _constant(arrays[0].reshape([int(d) for d in shape_of(call)]))
     if call.op.name in _FOLDED and len(tensors) == len(call.args) and _dtype(call).startswith("float"):
         value = _FOLDED[call.op.name](*arrays)
-        return relax.const(np.asarray(value, dtype=arrays[0].dtype))
+        return _constant(np.asarray(value, dtype=arrays[0].dtype))
     return None
 
 
@@ -322,33 +325,99 @@ def _reduce(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 
 # Pointwise operators: the permute moves behind them
 
-_UNARY = (
-    "nn.relu nn.relu6 nn.leakyrelu nn.gelu nn.gelu_tanh nn.silu nn.selu nn.softplus exp log sqrt rsqrt tanh sigmoid erf "
-    "abs negative square clip floor ceil round sin cos astype"
-).split()
-_BINARY = (
-    "add subtract multiply divide maximum minimum power greater greater_equal less less_equal equal not_equal"
-).split()
+_UNARY = [
+    "nn.relu",
+    "nn.relu6",
+    "nn.leakyrelu",
+    "nn.gelu",
+    "nn.gelu_tanh",
+    "nn.silu",
+    "nn.selu",
+    "nn.softplus",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "abs",
+    "negative",
+    "square",
+    "clip",
+    "floor",
+    "ceil",
+    "round",
+    "sin",
+    "cos",
+    "astype",
+]
+_BINARY = [
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "maximum",
+    "minimum",
+    "power",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "equal",
+    "not_equal",
+]
+
+
+_POINTWISE = {f"relax.{name}" for name in (*_UNARY, *_BINARY)}
 
 
 @rule(*_UNARY)
 def _unary(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     last = self.beneath(call.args[0])
-    if last is None:
-        return None
-    return self.channels_first(relax.Call(call.op, [last, *call.args[1:]], call.attrs))
+    if last is not None:
+        return self.channels_first(relax.Call(call.op, [last, *call.args[1:]], call.attrs))
+    return _before_reshape(self, call)
 
 
 @rule(*_BINARY, "where")
 def _binary(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     beneath = [self.beneath(a) for a in call.args]
     known = [b for b in beneath if b is not None]
-    if not known or rank(call) != rank(known[0]):
+    if not known:
+        return _before_reshape(self, call)
+    if rank(call) != rank(known[0]):
         return None
     arguments = [b if b is not None else _follow(self, a, rank(call)) for b, a in zip(beneath, call.args, strict=True)]
     if any(a is None for a in arguments):
         return None
     return self.channels_first(relax.Call(call.op, arguments, call.attrs))
+
+
+def _before_reshape(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    """f(reshape(x)) as reshape(f(x)): then f is fused into the kernel that computes x."""
+    x, *others = call.args
+    reshaped = self.definition(x)
+    if not _is(reshaped, "reshape"):
+        return None
+    inner = reshaped.args[0]
+    source = self.definition(inner)
+    if not (isinstance(source, relax.Call) and isinstance(source.op, ir.Op)):
+        return None
+    if source.op.name != "relax.call_tir" and source.op.name not in _POINTWISE:
+        return None
+    before, after = shape_of(inner), shape_of(reshaped)
+    same_last = bool(before) and bool(after) and tvm_ffi.structural_equal(before[-1], after[-1])
+    for other in others:
+        array = self.constant(other)
+        if array is None or not (array.size == 1 or (same_last and array.ndim == 1)):
+            return None
+    if not tvm_ffi.structural_equal(tvm_ffi.convert(shape_of(call)), tvm_ffi.convert(after)):
+        return None
+    moved = self.builder_.normalize(relax.Call(call.op, [inner, *others], call.attrs))
+    if rank(moved) != rank(inner):
+        return None
+    return op.reshape(self.emit(moved), after)
 
 
 def _follow(self: SelectKernels, value: relax.Expr, ndim: int) -> relax.Expr | None:
@@ -359,7 +428,7 @@ def _follow(self: SelectKernels, value: relax.Expr, ndim: int) -> relax.Expr | N
     if own < ndim:
         array = self.constant(value)
         if array is not None:
-            value = relax.const(array.reshape((1,) * (ndim - own) + array.shape))
+            value = _constant(array.reshape((1,) * (ndim - own) + array.shape))
         else:
             value = self.emit(op.reshape(value, [1] * (ndim - own) + shape_of(value)))
     return self.channels_last(value)
@@ -411,7 +480,12 @@ def _layer_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     if axes != list(range(rank(x) - len(axes), rank(x))):
         return None
     return norms.layer_norm(
-        self.builder_, x, scale if attrs.scale else None, shift if attrs.center else None, len(axes), float(attrs.epsilon)
+        self.builder_,
+        x,
+        scale if attrs.scale else None,
+        shift if attrs.center else None,
+        len(axes),
+        float(attrs.epsilon),
     )
 
 
@@ -446,23 +520,23 @@ def _group_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 
 @rule("nn.batch_norm")
 def _batch_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
-    """At inference a batch norm is a factor and a sum per channel; the factor goes into a convolution's filters."""
+    """At inference a batch norm is a factor and a sum per channel, which a convolution applies as it stores."""
     attrs = call.attrs
-    arrays = [self.constant(a) for a in call.args[1:]]
-    if bool(attrs.training) or any(a is None for a in arrays):
+    arrays = [array for array in map(self.constant, call.args[1:]) if array is not None]
+    if bool(attrs.training) or len(arrays) < 4:
         return None
     gamma, beta, mean, variance = arrays
     factor = (gamma if attrs.scale else 1) / np.sqrt(variance + float(attrs.epsilon))
     term = (beta if attrs.center else 0) - mean * factor
     ndim, axis = rank(call.args[0]), int(attrs.axis) % rank(call.args[0])
     shape = [-1 if i == axis else 1 for i in range(ndim)]
-    factor, term = (relax.const(a.reshape(shape).astype(gamma.dtype)) for a in (factor, term))
+    factor, term = (_constant(a.reshape(shape).astype(gamma.dtype)) for a in (factor, term))
     scaled = self.choose(op.multiply(call.args[0], factor))
     shifted = self.choose(op.add(self.emit(scaled), term))
     return relax.Tuple([self.emit(shifted), call.args[3], call.args[4]])
 
 
-def shape_of(value: relax.Expr) -> Sequence[Expr]:
+def shape_of(value: relax.Expr) -> list[Expr]:
     return list(value.ty.shape)
 
 

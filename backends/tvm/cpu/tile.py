@@ -123,7 +123,12 @@ class Epilogue:
                         self._store_one(where, first_column + column + lane, tile.sums[row, column + lane])
 
     def _through_memory(
-        self, tile: Tile, place: Callable[[Expr], Expr], valid: Callable[[Expr], Expr | None], first: Expr, columns: Expr
+        self,
+        tile: Tile,
+        place: Callable[[Expr], Expr],
+        valid: Callable[[Expr], Expr | None],
+        first: Expr,
+        columns: Expr,
     ) -> None:
         """By way of a buffer on the stack, in a loop over rows: a long epilogue is compiled once, not once a row."""
         finished = self._out.local("finished", [tile.rows, tile.columns], "float32")
