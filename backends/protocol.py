@@ -1,4 +1,4 @@
-"""What a backend is: a name and a table that says how each op is spelt for its target.
+"""What a backend is to the rest: a table that says how each op is spelt for its target.
 
 What an op *means* stands in `archc.ir.ops`; a backend only spells it. An op without a lowering is fine as long as it
 has a decomposition into ops that have one.
@@ -7,7 +7,7 @@ has a decomposition into ops that have one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from archc.ir.op import REGISTRY, OpDef
 
@@ -60,13 +60,3 @@ class Lowerings(Generic[F]):
         """The ops (all registered ones) that this backend can neither lower nor decompose."""
         wanted = REGISTRY.values() if ops is None else ops
         return sorted(op.name for op in wanted if op.name not in self and op.decompose is None)
-
-
-class Backend(Protocol):
-    """A target that graphs are lowered to; `archc.backends.torch` and `archc.backends.tvm` are two."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def lowering(self) -> Lowerings[Any]: ...

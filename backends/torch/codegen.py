@@ -11,9 +11,7 @@ eye: a name that lives on would keep its tensor, and so all activations, alive u
 
 from __future__ import annotations
 
-import ast
 import keyword
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +22,13 @@ from torch import nn
 
 from archc.backends.protocol import Lowerings
 from archc.backends.torch.runtime import HELPERS
+from archc.backends.torch.text import INDENT, ROOM, names_in, number, quoted, remark, statement, tuple_text
 from archc.ir import dims as d
+from archc.ir.decompose import decompose
 from archc.ir.diagnostics import fail
 from archc.ir.dims import Dim
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.types import FLOATS, NUMPY_NAMES
-
-WIDTH = 120
-INDENT = "    "
 
 lowering: Lowerings[Callable[[TorchNode], str]] = Lowerings("torch")
 """Op name -> a function that spells one node as a Python expression (a tuple where the op has several results)."""
@@ -186,7 +183,7 @@ class _Writer:
         block = [*(f"{n} = {e}" for n, e in self.prologue.items()), *body]
         for line in reversed(entry):  # checks stay; a size is read only when something needs it
             name = line.partition(" = ")[0]
-            if name not in self.symbols.values() or name in _names("\n".join(block)):
+            if name not in self.symbols.values() or name in names_in("\n".join(block)):
                 block.insert(0, line)
         block.insert(0, comment)
         if self.with_aux:
@@ -205,7 +202,7 @@ class _Writer:
             lines = [f"def forward(self{arguments}) -> {result}:"]
         lines += [INDENT + line if line else line for line in block]
         text = "".join(INDENT + line + "\n" if line else "\n" for line in lines)
-        return Source(text, tuple(sorted(_names(text) & HELPERS.keys())))
+        return Source(text, tuple(sorted(names_in(text) & HELPERS.keys())))
 
     def _entry(self, scope: _Scope, formals: Mapping[Value, str]) -> list[str]:
         """Check the inputs, and read the symbolic sizes from their shapes."""
@@ -313,15 +310,9 @@ class _Scope:
         if is_number(node, graph):
             self.names[node.output] = number(node.params.value)  # type: ignore[attr-defined]
             return
-        if node.op.name not in lowering:
-            raise fail(
-                "E0901",
-                f"the torch backend cannot express `{node.op.name}`",
-                node.span,
-                help=f'register a lowering: `@lowering("{node.op.name}")`',
-            )
         args = [self.names[v] for v in node.inputs]
-        expression = lowering[node.op.name](TorchNode(node, self, args))
+        known = node.op.name in lowering
+        expression = lowering[node.op.name](TorchNode(node, self, args)) if known else self._decomposed(node, args)
         dying = [self.names[v] for v in dict.fromkeys(node.inputs) if last.get(v) == index]
         dying = [name for name in dying if name in self.made]
         self.free += dying
@@ -338,10 +329,25 @@ class _Scope:
             return
         comment = ", ".join(f"[{', '.join(map(str, v.type.shape))}]" for v in node.outputs)
         start = f"{', '.join(targets)} = "
-        if len(start + expression) > WIDTH - 2 * len(INDENT) and (container := self._container(node, expression)):
+        if len(start + expression) > ROOM and (container := self._container(node, expression)):
             self.lines.append(f"p = {container}")
             expression = expression.replace(f"{container}.", "p.")
-        self.lines += _statement(start, expression, comment)
+        self.lines += statement(start, expression, comment)
+
+    def _decomposed(self, node: Node, args: Sequence[str]) -> str:
+        """An op of another package that has no lowering becomes a nested function of its parts."""
+        parts = Graph(node.name)
+        inputs = [parts.add_input(f"x{i}", v.type) for i, v in enumerate(node.inputs)]
+        if not node.regions:
+            parts.outputs = list(parts.add(node.op, inputs, node.params, name=node.name, weights=node.weights).outputs)
+        if node.regions or not decompose(parts, lambda op: op.name in lowering):
+            raise fail(
+                "E0901",
+                f"the torch backend cannot express `{node.op.name}`",
+                node.span,
+                help=f'register a lowering: `@lowering("{node.op.name}")`',
+            )
+        return f"{self.region(parts, node.op.name)}({', '.join(args)})"
 
     def _container(self, node: Node, expression: str) -> str | None:
         """What holds the weights of a node, when a line may be shortened by a name for it."""
@@ -367,7 +373,7 @@ class _Scope:
                         sizes[self.writer.symbols[symbol]] = f"{formal}.shape[{axis}]"
                         inner.known.add(symbol)
         body = inner.body(region)
-        used = _names("\n".join(body))
+        used = names_in("\n".join(body))
         self.lines.append(f"def {name}({', '.join(formals.values())}):")
         self.lines += [INDENT + f"{n} = {e}" for n, e in sizes.items() if n in used]
         self.lines += [INDENT + line for line in body]
@@ -403,61 +409,6 @@ def is_number(node: Node, graph: Graph) -> bool:
     )
 
 
-def number(value: Any) -> str:
-    """A number as Python; negative ones in parentheses, so that it can stand in any expression.
-
-    >>> number(-1.5), number(2), number(float("inf"))
-    ('(-1.5)', '2', 'float("inf")')
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return f'float("{value}")'
-    return f"({value!r})" if value < 0 else repr(value)
-
-
-def tuple_text(items: Sequence[str]) -> str:
-    """`(a, b)`, `(a,)` or `()`."""
-    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-
-
-def quoted(text: str) -> str:
-    """A string literal, in double quotes where that needs no more escapes."""
-    single = repr(text)
-    return f'"{single[1:-1]}"' if '"' not in single and "\\'" not in single else single
-
-
-def remark(text: str) -> str:
-    r"""Text for a comment or docstring: names may hold any character, line breaks and quotes too, and must not end it.
-
-    >>> remark('say "x"\n\\')
-    "say 'x'  "
-    """
-    return "".join(c if c.isprintable() and c != "\\" else " " for c in text.replace('"', "'"))
-
-
-def _statement(start: str, expression: str, comment: str) -> list[str]:
-    room = WIDTH - 2 * len(INDENT) - len(start + expression)
-    if room >= len(comment) + 4:
-        return [f"{start}{expression}  # {comment}"]
-    return [start + expression] if room >= 0 else _wrapped(start, expression)
-
-
-def _wrapped(start: str, expression: str) -> list[str]:
-    """A call that is too long for a line, with its arguments on lines of their own."""
-    call = ast.parse(expression, mode="eval").body
-    if not isinstance(call, ast.Call):
-        return [start + expression]
-    function, *arguments = (ast.get_source_segment(expression, part) or "" for part in (call.func, *call.args))
-    arguments += [f"{k.arg}={ast.get_source_segment(expression, k.value)}" for k in call.keywords]
-    lines, line = [], INDENT
-    for i, argument in enumerate(arguments):
-        piece = argument + ", " * (i + 1 < len(arguments))
-        if line.strip() and len(line + piece.rstrip()) > WIDTH - 2 * len(INDENT):
-            lines.append(line.rstrip())
-            line = INDENT
-        line += piece
-    return [f"{start}{function}(", *lines, line, ")"]
-
-
 def _last_uses(graph: Graph) -> dict[Value, int]:
     """Value -> the index of the last node that reads it; what is returned outlives all nodes."""
     last: dict[Value, int] = {}
@@ -471,11 +422,6 @@ def _values(graph: Graph) -> Iterator[Value]:
     yield from graph.inputs
     for node in graph.nodes:
         yield from node.outputs
-
-
-def _names(source: str) -> set[str]:
-    """The words of some source, comments apart."""
-    return set(re.findall(r"[A-Za-z_]\w*", re.sub(r"(^|  )#.*", "", source, flags=re.MULTILINE)))
 
 
 def _locals() -> Iterator[str]:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.backends.torch.codegen import generate, number, parameter_paths, quoted, remark, tuple_text
+from archc.backends.torch.codegen import generate, parameter_paths
 from archc.backends.torch.module import TORCH_DTYPES, to_torch
 from archc.backends.torch.runtime import HEADER, HELPERS
+from archc.backends.torch.text import number, quoted, remark, tuple_text
 from archc.backends.weights import atomic_file
 from archc.ir.diagnostics import fail
 from archc.ir.dims import known

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.backends.torch.codegen import TorchNode, lowering, quoted
+from archc.backends.torch.codegen import TorchNode, lowering
+from archc.backends.torch.text import quoted
 from archc.ir.ops.convolution import conv_geometry, conv_transpose_geometry, per_axis
 from archc.ir.ops.pool import pool_geometry
 from archc.ir.types import FLOATS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.backends.torch.codegen import TorchNode, lowering, number, quoted
+from archc.backends.torch.codegen import TorchNode, lowering
+from archc.backends.torch.text import number, quoted
 from archc.ir.types import FLOATS
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}

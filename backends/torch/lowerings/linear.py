@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from archc.backends.torch.codegen import TorchNode, lowering, quoted
+from archc.backends.torch.codegen import TorchNode, lowering
+from archc.backends.torch.text import quoted
 
 
 @lowering("linear")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from archc.backends.torch.codegen import TorchNode, lowering, quoted, tuple_text
+from archc.backends.torch.codegen import TorchNode, lowering
+from archc.backends.torch.text import quoted, tuple_text
 from archc.ir.ops.structural import skip_by_token
 
 

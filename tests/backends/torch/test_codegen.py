@@ -17,7 +17,8 @@ from archc.grammar.load import loads
 from archc.ir.diagnostics import CompileError
 from archc.ir.dims import Dim, symbol
 from archc.ir.graph import Graph
-from archc.ir.op import REGISTRY, OpDef
+from archc.ir.init import Init
+from archc.ir.op import REGISTRY, OpDef, Weight
 from archc.ir.types import TensorType
 
 
@@ -190,6 +191,24 @@ def test_an_op_without_a_lowering_is_an_error() -> None:
     graph.outputs, graph.output_names = [node.output], ["y"]
     with pytest.raises(CompileError, match="E0901"):
         to_torch(graph)
+
+
+def test_an_op_without_a_lowering_is_decomposed() -> None:
+    """Its parts, with its own weights, become a nested function."""
+
+    def decompose(b, node):  # type: ignore[no-untyped-def]
+        double = b(REGISTRY["linear"], *node.operands, out=2, bias=False, weights=node.weights)
+        return [b(REGISTRY["add"], double, double)]
+
+    line = "x:float[*b, i]; weight[two, i] -> [*b, two]"
+    op = OpDef("test_codegen_twice", "", line, weights={"weight": Weight(Init("normal", 1.0))}, decompose=decompose,
+               sizes=lambda call, dims: {"two": 2})  # fmt: skip
+    graph = Graph("net")
+    node = graph.add(op, [graph.add_input("x", TensorType((symbol("N"), 3)))], name="twice")
+    graph.outputs, graph.output_names = [node.output], ["y"]
+    module, x = to_torch(graph), torch.randn(4, 3)
+    assert "def test_codegen_twice(x):" in module.source
+    torch.testing.assert_close(module(x), 2 * x @ module.state_dict()["twice.weight"].T)
 
 
 def test_packages_can_add_ops_and_helpers() -> None:
