@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from archc.grammar.elaborate import MAX_DEPTH
+from archc.grammar.expressions import MAX_DEPTH
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.parser import parse, parse_file
 from archc.grammar.program import Program

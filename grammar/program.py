@@ -6,14 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from archc.grammar.elaborate import Elaborator, unknown_name
+from archc.grammar.elaborate import Elaborator
 from archc.grammar.imports import Importer
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.naming import Scope
 from archc.grammar.resolve import Resolver
 from archc.grammar.scope import (
     MISSING,
-    PARAMETER_TYPES,
     Definition,
     Env,
     Pending,
@@ -354,4 +353,4 @@ def _suffixed(value: str) -> int | float:
     return int(number) if number.is_integer() else number
 
 
-__all__ = ["PARAMETER_TYPES", "Program", "declared_names", "read_value", "unknown_name"]
+__all__ = ["Program", "declared_names", "read_value"]

@@ -64,7 +64,10 @@ def lint_space(space: Program, values: Mapping[str, Any] | None = None) -> list[
 
 
 def spectral_radius(matrix: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """The largest absolute eigenvalue of a non-negative matrix, and the index of the largest entry of its eigenvector.
+    """The largest absolute eigenvalue of a non-negative matrix, and the index that contributes most to it.
+
+    That is the largest product of the entries of the left and the right eigenvector: the sensitivity of the eigenvalue
+    to the diagonal. Indices that only feed a growing part, or are only fed by it, contribute nothing.
 
     >>> spectral_radius([[0.5, 2.0], [0.0, 0.25]])
     (0.5, 0)
@@ -73,9 +76,12 @@ def spectral_radius(matrix: Sequence[Sequence[float]]) -> tuple[float, int]:
         return 0.0, 0
     import numpy as np
 
-    eigenvalues, vectors = np.linalg.eig(np.asarray(matrix, dtype=np.float64).T)
-    largest = int(np.argmax(np.abs(eigenvalues)))
-    return float(np.abs(eigenvalues[largest])), int(np.argmax(np.abs(vectors[:, largest])))
+    rows = np.asarray(matrix, dtype=np.float64)
+    (values, right), (others, left) = np.linalg.eig(rows), np.linalg.eig(rows.T)
+    largest = int(np.argmax(np.abs(values)))
+    partner = int(np.argmin(np.abs(others - values[largest])))
+    shares = np.abs(right[:, largest] * left[:, partner])
+    return float(np.abs(values[largest])), int(np.argmax(shares))
 
 
 class _Analysis:
