@@ -1,0 +1,1 @@
+"""An operator, `star_relu`, and a task, `spirals`, outside archc."""

@@ -1,0 +1,151 @@
+"""Every program in the documentation is read by the compiler, every Python block runs, and generated pages are current.
+
+```arch          a whole program: `archc check` finds nothing
+```arch-error E  a whole program: exactly this code
+```arch-fragment parsed only
+```python        run, in order, in one namespace for each page; `program` is the `arch` block before it
+```console       lines that begin with `$` are run in the repository
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from archc.grammar.limits import DEFAULT, flags
+from archc.grammar.load import check_text
+from archc.grammar.parser import parse
+from archc.ir.explain import codes
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "examples/README.md") if (ROOT / name).is_file()),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FENCE = re.compile(r"^```(\S*)[ ]?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    kind: str
+    note: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2], m[3]) for m in FENCE.finditer(text)]
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+
+
+def of(kind: str) -> list[Block]:
+    return [block for block in ALL if block.kind == kind]
+
+
+@pytest.mark.parametrize("block", of("arch"), ids=str)
+def test_a_program_is_right(block: Block) -> None:
+    assert check_text(block.text) == ()
+
+
+@pytest.mark.parametrize("block", of("arch-error"), ids=str)
+def test_a_wrong_program_has_its_code(block: Block) -> None:
+    assert [d.code for d in check_text(block.text)] == [block.note]
+
+
+@pytest.mark.parametrize("block", of("arch-fragment"), ids=str)
+def test_a_fragment_parses(block: Block) -> None:
+    parse(block.text, str(block))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.kind == "python" for b in blocks(p))], ids=lambda p: p.name)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ARCHC_CACHE", str(tmp_path / "cache"))
+    namespace: dict[str, Any] = {"examples": ROOT / "examples"}
+    for block in blocks(page):
+        if block.kind == "arch":
+            namespace["program"] = block.text
+        elif block.kind == "python":
+            code = "\n" * block.line + block.text  # so that a traceback names the line of the page
+            exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
+
+
+@pytest.mark.parametrize("block", of("console"), ids=str)
+def test_commands_run(block: Block, tmp_path: Path) -> None:
+    """In a folder with links to the examples; a line of output that is shown must appear."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    environment = {**os.environ, "ARCHC_CACHE": str(tmp_path / "cache"), "NO_COLOR": "1", "COLUMNS": "120"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    said = ""
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            command = line[2:].replace("archc ", f"{sys.executable} -m archc ", 1)
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            )
+            said = done.stdout + done.stderr
+            expected = int(block.note.removeprefix("exit ")) if block.note else 0
+            assert done.returncode == expected, f"{line}\n{said}"
+        elif line.strip() not in ("", "…"):
+            assert " ".join(line.split()) in " ".join(said.split()), f"{line!r} is not in\n{said}"
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["reference.md", "errors.md"])
+def test_generated_pages_are_current(name: str) -> None:
+    wanted = generator().PAGES[name]()
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == wanted, "run `python docs/generate.py`"
+
+
+def test_every_code_that_is_named_has_a_page() -> None:
+    known = set(codes())
+    for page in PAGES:
+        named = set(re.findall(r"\bE0\d{3}\b", page.read_text(encoding="utf-8")))
+        assert named <= known, page.name
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_limits_in_the_guide_are_the_defaults() -> None:
+    text = (ROOT / "docs/language.md").read_text(encoding="utf-8")
+    rows = {row[3]: row[1] for row in re.findall(r"^\| (.+?) \| (.+?) \| (E\d+) \| `(--\S+)` \|$", text, re.MULTILINE)}
+    words = {"16 MiB": 16 << 20, "2 million": 2_000_000, "100 000": 100_000}
+    assert {flag: words.get(said) or int(said) for flag, said in rows.items()} == {
+        flag: getattr(DEFAULT, field) for field, flag in flags().items()
+    }
+
+
+def test_a_wrong_block_would_be_noticed() -> None:
+    assert [d.code for d in check_text("arch a() input x: f32[N, 4] output y: f32[N, 3] y = x -> linear(2)")] == [
+        "E0340"
+    ]
+    assert FENCE.findall("```arch-error E0201\nx\n```") == [("arch-error", "E0201", "x\n")]

@@ -1,0 +1,99 @@
+"""The example package is found by its entry points: its metadata is put on the path as an installation would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "examples/plugin"
+
+Run = Callable[[str], Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs Python in a process in which the package is installed; `answer` is what comes back."""
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
+    info = tmp_path / f"archc_example-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = (
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in project["entry-points"].items()
+    )
+    (info / "entry_points.txt").write_text("\n".join(groups))
+    path = os.pathsep.join([str(tmp_path), str(PLUGIN), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path, "ARCHC_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+    def run(code: str) -> Any:
+        program = f"import json, archc\nfile = {str(PLUGIN / 'spirals.arch')!r}\n{code}\nprint(json.dumps(answer))"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_without_the_package_its_operator_is_unknown() -> None:
+    from archc.grammar.load import check
+
+    assert {d.code for d in check(PLUGIN / "spirals.arch")} == {"E0201"}
+
+
+def test_the_operator_has_weights_cost_and_symmetry(run: Run) -> None:
+    answer = run(
+        """
+model = archc.load(file)
+certificate = model.symmetry()
+answer = [list(model.graph.parameters()), model.cost.params, certificate.ok, certificate.moved > 0.9]
+"""
+    )
+    names, params, ok, moved = answer
+    assert names[2:4] == ["star_relu.weight", "star_relu.bias"]
+    assert params == 2 * 32 + 32 + 32 * 32 + 32 + 32 * 2 + 2 + 2 * 2
+    assert ok
+    assert moved
+
+
+def test_both_backends_run_it(run: Run) -> None:
+    answer = run(
+        """
+import numpy as np, torch
+x = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+module = archc.load(file).to_torch().eval()
+w = {name: value.double() for name, value in module.state_dict().items()}
+h = torch.tensor(x).double()
+for layer, act in (("linear", "star_relu"), ("linear1", "star_relu1")):
+    h = h @ w[layer + ".weight"].T + w[layer + ".bias"]
+    h = w[act + ".weight"] * h.relu() ** 2 + w[act + ".bias"]
+h = (h @ w["linear2.weight"].T + w["linear2.bias"]).numpy()
+answer = [float(np.abs(y - h).max()) for y in (module(torch.tensor(x)).detach().numpy(), archc.compile(file)(x))]
+"""
+    )
+    assert max(answer) < 1e-5
+
+
+def test_the_task_is_trained(run: Run) -> None:
+    answer = run(
+        """
+import tempfile, pathlib
+with tempfile.TemporaryDirectory() as folder:
+    out = pathlib.Path(folder) / "w.safetensors"
+    trained = archc.train(file, "spirals?turns=0.5", out, epochs=30)
+    answer = [trained.result.test.metrics["accuracy"], out.is_file()]
+"""
+    )
+    accuracy, kept = answer
+    assert kept
+    assert accuracy > 0.8
