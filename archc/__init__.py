@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archc.backends.runtime import Artifact
-    from archc.facade.compile import compile, load_artifact, verify
+    from archc.facade.compile import build, compile, load_artifact, verify
     from archc.facade.model import Model, load, loads
     from archc.facade.train import train
     from archc.ir.diagnostics import CompileError, Diagnostic
@@ -25,6 +25,7 @@ _HOMES = {
     "CompileError": "archc.ir.diagnostics",
     "Diagnostic": "archc.ir.diagnostics",
     "Model": "archc.facade.model",
+    "build": "archc.facade.compile",
     "compile": "archc.facade.compile",
     "load": "archc.facade.model",
     "load_artifact": "archc.facade.compile",
@@ -38,6 +39,7 @@ __all__ = [
     "CompileError",
     "Diagnostic",
     "Model",
+    "build",
     "compile",
     "load",
     "load_artifact",

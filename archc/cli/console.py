@@ -49,6 +49,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def discard_stdout() -> None:
+    """Nobody reads stdout any more (`archc summary … | head`): send what is left of it nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def human(number: float, unit: str = "") -> str:
     """A large number for people.
 

@@ -6,18 +6,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from archc.cli.console import report
-from archc.ir.diagnostics import CompileError
+import typer
+
+from archc.cli.console import discard_stdout, note, print_json, report
+from archc.ir.diagnostics import CompileError, Diagnostic
 
 INTERNAL = 70
 INTERRUPTED = 130
+
+_UsageError: Any = typer.BadParameter.__base__  # typer may carry its own click: this name is right either way
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -27,35 +30,57 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
+    as_json = "--json" in arguments
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except CompileError as e:
+        report(e.diagnostics, as_json)
+        return e.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        discard_stdout()
+        return 0
+    except Exception:
+        return _internal(arguments, as_json)
+    if code == INTERRUPTED:
+        note("interrupted")
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     from archc.cli.app import app
 
     try:
-        app(arguments, prog_name="archc")
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
-    except CompileError as e:
-        report(e.diagnostics, as_json="--json" in arguments)
-        return e.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader went away: `archc summary … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception:
-        return _internal(arguments)
-    return 0
+        code = app(arguments, prog_name="archc", standalone_mode=False)
+    except SystemExit as e:  # shell completion leaves this way
+        code = e.code
+    except _UsageError as e:
+        return _usage(e, "--json" in arguments)
+    return code if isinstance(code, int) else 0
 
 
-def _internal(arguments: list[str]) -> int:
+def _usage(error: Any, as_json: bool) -> int:
+    """A command line that is not understood."""
+    context = error.ctx
+    if not error.message or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # `archc` alone: the help
+        return 2
+    asked = f"`{context.command_path} --help` shows how it is used" if context else None
+    message = error.format_message().rstrip(".")
+    report([Diagnostic("E0022", message[:1].lower() + message[1:], help=asked)], as_json)
+    return 2
+
+
+def _internal(arguments: list[str], as_json: bool) -> int:
     """Keep the traceback in a file: it is for us, not for the user."""
     from archc import __version__
 
     text = f"archc {__version__}, Python {sys.version}\narguments: {arguments}\n\n{traceback.format_exc()}"
     with tempfile.NamedTemporaryFile("w", prefix="archc-report-", suffix=".txt", delete=False) as file:
         file.write(text)
-    print(
-        f"archc: internal error; this is a bug in archc, not in your program.\nPlease report it with {file.name}",
-        file=sys.stderr,
-    )
+    if as_json:
+        print_json({"ok": False, "internal_error": file.name})
+    note(f"archc: internal error; this is a bug in archc, not in your program.\nPlease report it with {file.name}")
     return INTERNAL

@@ -25,6 +25,10 @@ Weights = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="seed of initial weights and random inputs")]
 Threads = Annotated[int | None, typer.Option(min=1, help="number of threads (default: one for each core)")]
+Batch = Annotated[str | None, typer.Option(metavar="N|dynamic", help="fix the batch (default: as the program has it)")]
+Target = Annotated[
+    str, typer.Option(metavar="T", help="cpu, cuda, cuda:sm_90, x86-64-v3, aarch64, or a TVM target as text or JSON")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
 
 
@@ -34,7 +38,12 @@ def parse_values(pairs: list[str] | None) -> dict[str, Any]:
     >>> parse_values(["width=32", "name=abc", "flag=true", "rate=1e-3"])
     {'width': 32, 'name': 'abc', 'flag': True, 'rate': 0.001}
     """
-    return {name: _value(text) for name, text in _split(pairs, "--set")}
+    return parse_pairs(pairs, "--set")
+
+
+def parse_pairs(pairs: list[str] | None, flag: str) -> dict[str, Any]:
+    """`name=value` settings of a repeatable flag."""
+    return {name: _value(text) for name, text in _split(pairs, flag)}
 
 
 def parse_dims(pairs: list[str] | None) -> dict[str, int]:
@@ -45,6 +54,15 @@ def parse_dims(pairs: list[str] | None) -> dict[str, int]:
             raise fail("E0021", "`--dim` needs a size", label=f"found `{name}={text}`", exit_code=2)
         dims[name] = int(text)
     return dims
+
+
+def parse_batch(text: str | None) -> int | None:
+    """A size, or None for what the program has."""
+    if text in (None, "dynamic"):
+        return None
+    if not text.isdecimal() or not int(text):
+        raise fail("E0024", "`--batch` needs a size of 1 or more, or `dynamic`", label=f"found `{text}`", exit_code=2)
+    return int(text)
 
 
 def _split(pairs: list[str] | None, flag: str) -> list[tuple[str, str]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from archc.facade.weights import Given
 from archc.grammar.load import load as load_graph
 from archc.grammar.load import loads as loads_graph
 from archc.grammar.printer import print_graph
+from archc.grammar.source import read_source
 from archc.ir.canonical import Canonical, canonical
 from archc.ir.cost import Cost, cost
 from archc.ir.graph import Graph
@@ -56,6 +58,10 @@ class Model:
     def cost(self) -> Cost:
         return cost(self.graph)
 
+    def with_dims(self, dims: Mapping[str, int]) -> Model:
+        """The same architecture with symbolic dimensions fixed."""
+        return replace(loads(self.text(), dims=dims), path=self.path)
+
     def text(self) -> str:
         """The graph as concrete `.arch` text."""
         return print_graph(self.graph)
@@ -78,7 +84,7 @@ class Model:
 
         return draw(self.graph, path)
 
-    def to_torch(self, weights: Mapping[str, Any] | Path | str | None = None, seed: int = 0) -> ArchModule:
+    def to_torch(self, weights: Given = None, seed: int = 0) -> ArchModule:
         """An `nn.Module` whose state_dict keys are the IR's parameter names.
 
         `weights` are arrays by name, or a safetensors file; without them they are initialised from `seed`.
@@ -98,9 +104,14 @@ def load(path: str | Path, *, dims: Mapping[str, int] | None = None, **parameter
     Raises: CompileError with every mistake found.
     """
     graph = load_graph(path, parameters, dims)
-    return Model(graph, Path(path).read_text(encoding="utf-8-sig"), Path(path))
+    return Model(graph, read_source(path), Path(path))
 
 
 def loads(text: str, *, dims: Mapping[str, int] | None = None, **parameters: Any) -> Model:
     """The architecture in a text; see `load`."""
     return Model(loads_graph(text, parameters, dims), text)
+
+
+def as_model(what: Model | Path | str) -> Model:
+    """A model, or the model of a file."""
+    return what if isinstance(what, Model) else load(what)

@@ -74,26 +74,25 @@ def judge(graph: Graph, weights: Arrays, inputs: Arrays) -> Judge:
 
     from archc.backends.torch.module import to_torch
 
-    def run(cast: bool, values: Arrays, given: Arrays) -> tuple[NDArray[Any], ...]:
-        module = to_torch(graph, values).eval()
-        module = module.double() if cast else module
-        tensors = [_tensor(given[v.name], v.type.dtype, cast) for v in graph.inputs]
+    rng = np.random.Generator(np.random.Philox(1))
+    epsilon = max((_epsilon(v.type.dtype) for v in (*graph.inputs, *graph.outputs)), default=2.0**-24)
+
+    def signs(shape: Sequence[int]) -> NDArray[Any]:
+        return 1 + epsilon * rng.choice([-1.0, 1.0], tuple(shape))
+
+    def run(wide: bool, nudged: bool = False) -> tuple[NDArray[Any], ...]:
+        module = to_torch(graph, weights).eval()
+        module = module.double() if wide else module
+        tensors = [_tensor(inputs[v.name], v.type.dtype, wide) for v in graph.inputs]
+        if nudged:
+            for tensor in (*module.state_dict().values(), *tensors):
+                if tensor.is_floating_point():
+                    tensor.mul_(torch.from_numpy(signs(tensor.shape)))
         with torch.no_grad():
             made = module(*tensors)
         return tuple(_array(t) for t in (made if isinstance(made, tuple) else (made,)))
 
-    exact = run(True, weights, inputs)
-    own = run(False, weights, inputs)
-    rng = np.random.Generator(np.random.Philox(1))
-    epsilon = max((_epsilon(v.type.dtype) for v in (*graph.inputs, *graph.outputs)), default=2.0**-24)
-
-    def nudge(array: Any) -> Any:
-        if not np.issubdtype(np.asarray(array).dtype, np.floating):
-            return array
-        wide = np.asarray(array, dtype=np.float64)
-        return wide * (1 + epsilon * rng.choice([-1.0, 1.0], wide.shape))
-
-    moved = run(True, {k: nudge(v) for k, v in weights.items()}, {k: nudge(v) for k, v in inputs.items()})
+    exact, own, moved = run(True), run(False), run(True, nudged=True)
     noise = []
     for y, mine, other in zip(exact, own, moved, strict=True):
         finite = np.isfinite(y) if y.dtype.kind == "f" else np.ones(y.shape, bool)
@@ -174,7 +173,7 @@ def _tensor(array: Any, dtype: str, cast: bool) -> Any:
 
     if dtype not in FLOATS:
         return torch.from_numpy(np.ascontiguousarray(array))
-    wide = torch.from_numpy(np.ascontiguousarray(np.asarray(array, dtype=np.float64)))
+    wide = torch.from_numpy(np.array(array, dtype=np.float64))
     return wide if cast else wide.to(TORCH_DTYPES[dtype])
 
 

@@ -1,0 +1,379 @@
+"""The picture as such, before any drawing: boxes of op rows, clusters, and edges with shapes.
+
+A chain of ops is one box with a row for each. A module, a repeat, a structural op and each of its regions is a cluster,
+which may be drawn open (its inside) or closed (a box with its title, its ops and its parameter count).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from archc.drawing import words
+from archc.drawing.hierarchy import Hierarchy, Item, Region, Repeat, build
+from archc.ir.cost import count_params, graph_flops
+from archc.ir.graph import Graph, Node, Parameter, Value
+
+LONGEST_STACK = 12  # rows in one box
+AUTO_ROWS = 64  # as many rows as a page holds: modules are opened, level by level, while they fit
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One op: `node` stands for `copies` nodes. `shared` names the weights that others use too, as letters."""
+
+    node: Node
+    text: str
+    family: str
+    shape: str
+    shared: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Box:
+    """A leaf of the picture. kind: `ops` has rows; `join` is a small circle or pill; `input`, `output`; `choice` is
+    where a structural op puts its regions' results together."""
+
+    id: str
+    kind: Literal["ops", "join", "input", "output", "choice"]
+    rows: list[Row]
+    ins: list[Value]
+    outs: list[Value]
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Edge:
+    """From a result of one block to an operand of another; None is the cluster's own edge, where a value comes in or
+    goes out. style: `data`; `control` decides where data goes; `loop` carries a scan's state to the next step."""
+
+    tail: tuple[Block | None, int]
+    head: tuple[Block | None, int]
+    label: str = ""
+    type: str = ""
+    style: Literal["data", "control", "loop"] = "data"
+
+
+@dataclass(eq=False, slots=True)
+class Cluster:
+    """A part of the picture that opens and closes. `node` is the structural op that it draws, if it draws one."""
+
+    id: str
+    kind: Literal["network", "module", "structural", "region"]
+    title: str
+    count: int = 1
+    tied: bool = False
+    node: Node | None = None
+    children: list[Block] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    ins: list[Value] = field(default_factory=list)
+    outs: list[Value] = field(default_factory=list)
+    note: str = ""
+    params: int = 0
+    parallel: bool = False
+
+    def blocks(self) -> Iterator[Block]:
+        """This cluster and everything in it, outermost first."""
+        stack: list[Block] = [self]
+        while stack:
+            block = stack.pop()
+            yield block
+            if isinstance(block, Cluster):
+                stack += reversed(block.children)
+
+    def clusters(self) -> Iterator[Cluster]:
+        """This cluster and those in it, outermost first."""
+        return (b for b in self.blocks() if isinstance(b, Cluster))
+
+
+Block = Box | Cluster
+
+
+@dataclass(eq=False, slots=True)
+class Picture:
+    """What is drawn of a network. `shared` has a letter for each parameter that several nodes use."""
+
+    root: Cluster
+    tree: Hierarchy
+    title: str
+    subtitle: str
+    shared: dict[Parameter, str]
+
+    def families(self) -> list[str]:
+        """The families that occur, in the order of the legend."""
+        found = {r.family for b in self.root.blocks() if isinstance(b, Box) for r in b.rows}
+        return [f for f in words.FAMILIES if f in found]
+
+
+def compose(graph: Graph) -> Picture:
+    """The picture of a network, everything in it; `opened` says what of it to show."""
+    return _Composer(graph).picture()
+
+
+def opened(picture: Picture, collapse: Literal["auto", "all", "none"] | int = "auto") -> set[str]:
+    """The ids of the clusters to draw open: those of the first `collapse` levels, `none` collapsed, `all`, or (`auto`)
+    level by level as many as stay readable."""
+    levels: list[list[Cluster]] = []
+    level = [picture.root]
+    while level:
+        levels.append(level)
+        level = [c for parent in level for c in parent.children if isinstance(c, Cluster)]
+    chosen = {picture.root.id}
+    if collapse == "all":
+        return chosen
+    rows = _weight(picture.root)
+    for depth, clusters in enumerate(levels[1:], 1):
+        if isinstance(collapse, int) and depth > collapse:
+            break
+        more = sum(_weight(c) for c in clusters)
+        if collapse == "auto" and rows + more > AUTO_ROWS and depth > 1:
+            # A level that does not fit whole: what happens inside routed parts is worth more than plain modules.
+            clusters = [c for c in clusters if c.kind in ("structural", "region") and _parent_open(levels, c, chosen)]
+            more = sum(_weight(c) for c in clusters)
+            if rows + more > 2 * AUTO_ROWS:
+                break
+        rows += more
+        chosen |= {c.id for c in clusters if _parent_open(levels, c, chosen)}
+    return chosen
+
+
+def _parent_open(levels: Sequence[Sequence[Cluster]], cluster: Cluster, chosen: set[str]) -> bool:
+    return any(cluster in parent.children and parent.id in chosen for level in levels for parent in level)
+
+
+def _weight(cluster: Cluster) -> int:
+    """How many rows a cluster shows when it is open and what is in it closed."""
+    return sum(len(b.rows) or 1 if isinstance(b, Box) else 2 for b in cluster.children)
+
+
+class _Composer:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.tree: Hierarchy = build(graph)
+        self.count = 0
+        users: dict[Parameter, set[Node]] = {}
+        for node in graph.walk():
+            for parameter in node.weights.values():
+                users.setdefault(parameter, set()).add(self.tree.node_for(node))
+        several = [p for p, nodes in users.items() if len(nodes) > 1]
+        self.shared = {p: _letters(i) for i, p in enumerate(several)}
+        self.results = {v for g in graph.graphs() for v in g.outputs}
+
+    def picture(self) -> Picture:
+        graph, root = self.graph, Cluster(self.new_id(), "network", self.graph.name)
+        inputs: list[Block] = [
+            Box(self.new_id(), "input", [], [], [v], v.name, words.shape_text([v.type])) for v in graph.inputs
+        ]
+        outputs: list[Block] = [
+            Box(self.new_id(), "output", [], [v], [], name, words.shape_text([v.type]))
+            for name, v in zip(graph.output_names, graph.outputs, strict=True)
+        ]
+        root.children = [*inputs, *self.blocks(self.tree.items), *outputs]
+        self.connect(root)
+        params = count_params(graph.parameters().values())
+        root.params = params
+        flops = graph_flops(graph)
+        size = f"{words.count_text(flops)}FLOPs" if isinstance(flops, int) else ""
+        sizes = {"N": 1} if "N" in graph.symbols() else {}
+        if not size and graph.symbols() == ["N"]:
+            from archc.ir.dims import substitute
+
+            one = substitute(flops, dict(sizes))
+            size = f"{words.count_text(one)} FLOPs at N = 1" if isinstance(one, int) else ""
+        subtitle = " · ".join(s for s in (f"{words.count_text(params)} parameters", size) if s)
+        return Picture(root, self.tree, graph.name, subtitle, self.shared)
+
+    def new_id(self) -> str:
+        self.count += 1
+        return f"b{self.count - 1}"
+
+    def blocks(self, items: Sequence[Item]) -> list[Block]:
+        return [self.block(item) for item in items]
+
+    def block(self, item: Item) -> Block:
+        if isinstance(item, Node):
+            return self.structural(item) if item.regions else self.box(item)
+        cluster = Cluster(self.new_id(), "module", "")
+        inner = item.items
+        if isinstance(item, Repeat):
+            cluster.count, cluster.tied = item.count, item.tied
+            if len(inner) == 1 and not isinstance(inner[0], (Node, Repeat)):
+                cluster.title, inner = re.sub(r"\d+$", "", inner[0].name), inner[0].items
+        else:
+            cluster.title = item.name
+        cluster.ins, cluster.outs = self.ports(item.items)
+        cluster.children = self.blocks(inner)
+        cluster.params = self.params(item.items)
+        cluster.note = words.ops_text(self.tree.nodes(inner))
+        self.connect(cluster)
+        return cluster
+
+    def params(self, items: Sequence[Item]) -> int:
+        nodes = (m for n in self.tree.all_nodes(items) for m in [*(x for r in n.regions for x in r.walk()), n])
+        return count_params(dict.fromkeys(p for n in nodes for p in n.weights.values()))
+
+    def ports(self, items: Sequence[Item]) -> tuple[list[Value], list[Value]]:
+        """What some items read from outside, and what of theirs is read outside (as drawn)."""
+        drawn = self.tree.nodes(items)
+        every = set(self.tree.all_nodes(items))
+        inside = {v for n in every for v in n.outputs}
+        ins = list(dict.fromkeys(v for n in drawn for v in n.inputs if v not in inside))
+        outs = [
+            v
+            for n in drawn
+            for v in n.outputs
+            if any(
+                c.outputs[v.index] in self.results or not set(c.outputs[v.index].uses) <= every
+                for c in self.tree.covers[n]
+            )
+        ]
+        return ins, outs
+
+    def box(self, node: Node) -> Box:
+        glyph = words.GLYPHS.get(node.op.name, "")
+        ins = list(dict.fromkeys(node.inputs))
+        many = sum(1 for v in node.inputs if v.type.rank) > 1 and bool(glyph)
+        letters = dict.fromkeys(self.shared[p] for p in node.weights.values() if p in self.shared)
+        copies = self.tree.covers[node]
+        row = Row(
+            node,
+            words.op_text(node),
+            words.family(node),
+            words.shape_text([c.outputs[0].type for c in copies]),
+            ", ".join(letters),
+        )
+        return Box(self.new_id(), "join" if many else "ops", [row], ins, list(node.outputs), glyph if many else "")
+
+    def structural(self, node: Node) -> Cluster:
+        """The cluster of `moe`, `skip`, `exit` or `scan`: its regions, and where their results come together."""
+        ins = list(dict.fromkeys(node.inputs))
+        made = Cluster(self.new_id(), "structural", words.op_text(node), node=node, ins=ins, outs=list(node.outputs))
+        made.params = self.params([node])
+        regions = self.tree.regions[node]
+        made.note = words.ops_text([n for r in regions for n in self.tree.nodes(r.items)])
+        clusters = [self.region(r) for r in regions]
+        made.children = [*clusters]
+        for region, cluster in zip(regions, clusters, strict=True):
+            outer = dict(zip(region.graph.inputs, (*node.operands, *node.captured), strict=False))
+            for port, formal in enumerate(cluster.ins):
+                made.edges.append(Edge((None, ins.index(outer[formal])), (cluster, port)))
+        if node.op.name == "scan":
+            cell, graph = clusters[0], regions[0].graph
+            for i, value in enumerate(graph.outputs):
+                port = cell.outs.index(self.tree.drawn(value))
+                made.edges.append(Edge((cell, port), (None, i)))
+                formal = graph.inputs[i] if i else None
+                if formal in cell.ins:
+                    made.edges.append(Edge((cell, port), (cell, cell.ins.index(formal)), style="loop"))
+            return made
+        title, note = _choice(node)
+        choice = Box(self.new_id(), "choice", [], [], list(node.outputs), title, note)
+        for i, cluster in enumerate(clusters):
+            control = i == 0 and node.op.name in ("moe", "skip")
+            for port, value in enumerate(cluster.outs):
+                label = words.shape_text([value.type])
+                made.edges.append(
+                    Edge((cluster, port), (choice, 0), label, str(value.type), "control" if control else "data")
+                )
+        if node.op.name == "skip":
+            made.edges.append(Edge((None, ins.index(node.inputs[0])), (choice, 0)))
+        made.edges.append(Edge((choice, 0), (None, 0)))
+        made.children.append(choice)
+        return made
+
+    def region(self, region: Region) -> Cluster:
+        graph = region.graph
+        cluster = Cluster(self.new_id(), "region", region.name, count=region.count, parallel=True)
+        cluster.children = self.blocks(region.items)
+        read = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs)
+        cluster.ins = [v for v in graph.inputs if v in read]
+        cluster.outs = list(dict.fromkeys(self.tree.drawn(v) for v in graph.outputs))
+        cluster.params = self.params(region.items)
+        cluster.note = words.ops_text(self.tree.nodes(region.items))
+        self.connect(cluster)
+        return cluster
+
+    def connect(self, cluster: Cluster) -> None:
+        """Draw the edges between a cluster's children, and fuse chains of ops."""
+        drawn = self.tree.drawn
+        source: dict[Value, tuple[Block | None, int]] = {v: (None, i) for i, v in enumerate(cluster.ins)}
+        source |= {drawn(v): (None, i) for i, v in enumerate(cluster.ins)}
+        for block in cluster.children:
+            source |= {v: (block, i) for i, v in enumerate(block.outs)}
+        labelled: set[tuple[Block | None, int]] = set()
+        for block in cluster.children:
+            for i, value in enumerate(block.ins):
+                tail = source[value] if value in source else source[drawn(value)]
+                edge = Edge(tail, (block, i), "", str(value.type))
+                if tail[0] is not None and tail not in labelled and not _is_terminal(tail[0]):
+                    edge.label = self.label(block, i)
+                    labelled.add(tail)
+                cluster.edges.append(edge)
+        if cluster.kind != "network":
+            for i, value in enumerate(cluster.outs):
+                cluster.edges.append(Edge(source[drawn(value)], (None, i), "", str(value.type)))
+        _fuse(cluster)
+
+    def label(self, block: Block, port: int) -> str:
+        """The shape of an operand; where the block stands for several copies, what their shapes range over."""
+        value = block.ins[port]
+        if isinstance(block, Box) and block.rows:
+            node = block.rows[0].node
+            position = node.inputs.index(value)
+            return words.shape_text([c.inputs[position].type for c in self.tree.covers[node]])
+        return words.shape_text([value.type])
+
+
+def _is_terminal(block: Block) -> bool:
+    return isinstance(block, Box) and block.kind == "input"
+
+
+def _fuse(cluster: Cluster) -> None:
+    """Put ops that follow each other, with nothing else reading between them, into one box."""
+    outgoing: dict[int, list[Edge]] = {}
+    incoming: dict[int, list[Edge]] = {}
+    for edge in cluster.edges:
+        outgoing.setdefault(id(edge.tail[0]), []).append(edge)
+        incoming.setdefault(id(edge.head[0]), []).append(edge)
+    for block in list(cluster.children):
+        if not isinstance(block, Box) or block.kind != "ops":
+            continue
+        arriving = incoming.get(id(block), [])
+        if len(arriving) != 1 or not isinstance(above := arriving[0].tail[0], Box):
+            continue
+        leaving = outgoing.get(id(above), [])
+        if above.kind != "ops" or len(leaving) != 1 or len(above.rows) + len(block.rows) > LONGEST_STACK:
+            continue
+        above.rows += block.rows
+        above.outs = block.outs
+        cluster.edges.remove(leaving[0])
+        cluster.children.remove(block)
+        outgoing[id(above)] = outgoing.get(id(block), [])
+        for edge in outgoing[id(above)]:
+            edge.tail = (above, edge.tail[1])
+
+
+def _choice(node: Node) -> tuple[str, str]:
+    p = node.params
+    if node.op.name == "moe":
+        many = node.regions[1:]
+        return "weighted sum", f"of the top {getattr(p, 'top_k')} of {len(many) - bool(getattr(p, 'shared'))}"
+    if node.op.name == "skip":
+        if getattr(p, "budget") is not None:
+            return "choose", f"body(x) for the {getattr(p, 'budget'):.0%} with the largest gate, else x"
+        soft = getattr(p, "mode") == "soft"
+        return ("blend", "g·body(x) + (1−g)·x") if soft else ("choose", f"body(x) if g > {getattr(p, 'threshold'):g}, else x")
+    measure = str(getattr(p, "confidence")).replace("_", " ")
+    return "choose", f"head(x) if {measure} ≥ {getattr(p, 'threshold'):g}, else rest(x)"
+
+
+def _letters(number: int) -> str:
+    text = ""
+    number += 1
+    while number:
+        number, digit = divmod(number - 1, 26)
+        text = chr(ord("A") + digit) + text
+    return text

@@ -1,0 +1,78 @@
+"""A page as PNG, drawn by matplotlib from the same shapes as the SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+
+from archc.drawing.paint import LIGHT, Group, Line, Rect, Shape, Sheet, Text
+from archc.drawing.svg import with_arrow
+
+SCALE = 2.0  # pixels for each point
+MAX_PIXELS = 60_000_000  # of an image: about 240 MB while it is drawn
+
+
+def write_png(sheet: Sheet) -> bytes:
+    """The PNG's bytes, at two pixels a point, less where the page is very large."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
+    from matplotlib.path import Path
+
+    scale = min(SCALE, math.sqrt(MAX_PIXELS / (sheet.width * sheet.height)), 60_000 / max(sheet.width, sheet.height))
+    figure = Figure(figsize=(sheet.width / 72, sheet.height / 72), dpi=72 * scale)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, sheet.width)
+    axes.set_ylim(sheet.height, 0)
+    axes.axis("off")
+    for order, shape in enumerate(_flat(sheet.shapes)):
+        if isinstance(shape, Rect):
+            radius = min(shape.radius, shape.width / 2, shape.height / 2)
+            style = f"round,pad=0,rounding_size={radius}" if radius else "square,pad=0"
+            axes.add_patch(
+                FancyBboxPatch(
+                    (shape.x, shape.y),
+                    shape.width,
+                    shape.height,
+                    boxstyle=style,
+                    facecolor=LIGHT[shape.fill],
+                    edgecolor=LIGHT[shape.stroke] if shape.stroke else "none",
+                    linewidth=shape.line,
+                    linestyle=(0, (4, 3)) if shape.dashed else "-",
+                    zorder=order,
+                )
+            )
+        elif isinstance(shape, Text):
+            axes.text(
+                shape.x,
+                shape.y,
+                shape.text.replace("$", r"\$"),
+                fontsize=shape.size,
+                color=LIGHT[shape.colour],
+                ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
+                va="baseline",
+                weight="bold" if shape.bold else "normal",
+                family="DejaVu Sans",  # comes with matplotlib, so that the image is the same everywhere
+                zorder=order,
+            )
+        else:
+            points, tip = with_arrow(shape.points) if shape.arrow else (list(shape.points), ())
+            codes = [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1)
+            dash = (0, (4, 3)) if shape.dashed else "-"
+            colour = LIGHT[shape.colour]
+            axes.add_patch(PathPatch(Path(points, codes), fill=False, ec=colour, lw=1.2, ls=dash, zorder=order))
+            if tip:
+                axes.add_patch(Polygon(tip, facecolor=colour, edgecolor="none", zorder=order))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _flat(shapes: Iterable[Shape]) -> Iterable[Rect | Text | Line]:
+    for shape in shapes:
+        if isinstance(shape, Group):
+            yield from _flat(shape.shapes)
+        else:
+            yield shape

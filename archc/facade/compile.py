@@ -1,0 +1,266 @@
+"""Compiling, loading and verifying: `archc.compile`, `archc.build`, `archc.load_artifact`, `archc.verify`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from archc.backends.runtime import Artifact, load
+from archc.facade.model import Model, as_model
+from archc.facade.weights import Given, Origin, resolve
+from archc.ir.diagnostics import fail
+from archc.ir.dims import symbol
+from archc.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from archc.backends.artifact import Manifest
+    from archc.backends.tvm.targets import TargetSpec
+    from archc.facade.numerics import Verification
+    from archc.passes.manager import Pass
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def compile(
+    model: Model | Path | str,
+    target: str = "cpu",
+    weights: Given = None,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    batch: int | None = None,
+    passes: Sequence[str | Pass] = (),
+    cache: bool = True,
+) -> Artifact:
+    """Compile a network and load it: `artifact(x)` runs it on numpy arrays and torch tensors.
+
+    `model` is a Model or the path of an `.arch` file. `weights` are arrays by parameter name, a safetensors file, or
+    what `archc.train` made; without them they are initialised from `seed`. `batch` fixes the batch axis, which is open
+    otherwise. `passes` run before the usual ones. With `out` the artifact is kept there. For a machine that is not this
+    one, `build` writes the file without loading it.
+
+    Raises: CompileError with every diagnostic.
+
+    >>> import numpy as np
+    >>> from archc.facade.model import loads
+    >>> model = loads('''
+    ... arch double()
+    ... input  x: f32[N, 4]
+    ... output y: f32[N, 4]
+    ... y = x + x
+    ... ''')
+    >>> compile(model)(np.ones((2, 4), np.float32)).sum()                # doctest: +SKIP
+    16.0
+    """
+    options: dict[str, Any] = {"seed": seed, "batch": batch, "passes": passes, "cache": cache}
+    if out is not None:
+        build(model, out, target, weights, threads=threads, **options)
+        return load(out, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="archc-") as folder:  # the file stays mapped after it is gone
+        path = Path(folder) / "model.archc"
+        build(model, path, target, weights, threads=threads, **options)
+        return load(path, threads=threads)
+
+
+def build(
+    model: Model | Path | str,
+    out: Path | str,
+    target: str = "cpu",
+    weights: Given = None,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    batch: int | None = None,
+    passes: Sequence[str | Pass] = (),
+    cache: bool = True,
+) -> Manifest:
+    """Compile a network and write the artifact to `out`, atomically, without loading it; see `compile`.
+
+    What has been compiled before is taken from the cache, which needs neither tvm nor torch.
+    """
+    from archc.backends.tvm.targets import parse_target
+
+    model = as_model(model)
+    if batch is not None:
+        model = fix_batch(model, batch)
+    spec = parse_target(target, threads=threads or cores())
+    return _write(model, resolve(model.graph, weights, seed), out, spec, passes=passes, cache=cache)
+
+
+def load_artifact(path: Path | str, *, device: Device = "auto", threads: int | None = None) -> Artifact:
+    """Open a compiled network. Imports neither tvm nor torch.
+
+    Raises: CompileError E0505, E0508 (exit code 4) when it cannot run here, E0509–E0515 when the file is not sound.
+    """
+    return load(path, device=device, threads=threads)
+
+
+def verify(
+    what: Model | Artifact | Path | str,
+    weights: Given = None,
+    *,
+    target: str = "cpu",
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    locate: bool = True,
+) -> Verification:
+    """Compare compiled code with torch in float64 on random inputs drawn from `seed`: shapes, dtypes, the places of NaN
+    and infinities, and errors against what rounding explains.
+
+    `what` is an artifact, the path of one, or a network, which is compiled first. `sizes` fixes symbolic dimensions.
+    With `locate`, the first node that diverges is looked for when an output does.
+
+    Raises: CompileError E0517 when an artifact's weights came from a file and are not given.
+    """
+    from archc.backends.artifact import is_artifact
+    from archc.facade.numerics import first_divergence, verify_run
+
+    if isinstance(what, str | Path) and is_artifact(what):
+        what = load(what, threads=threads)
+    if isinstance(what, Artifact):
+        artifact = what
+        graph, origin = reference(artifact, weights)
+    else:
+        model = as_model(what)
+        graph, origin = model.graph, resolve(model.graph, weights, seed)
+        artifact = compile(model, target, origin.arrays, threads=threads)
+    result = verify_run(graph, origin.arrays, artifact.run, seed=seed, sizes=sizes)
+    if result.ok or not locate:
+        return result
+    spec = artifact.manifest.target
+    found = first_divergence(graph, origin.arrays, _runner(origin, spec), seed=seed, sizes=sizes)
+    return replace(result, diverges=found)
+
+
+def reference(artifact: Artifact, weights: Given = None) -> tuple[Graph, Origin]:
+    """The network that an artifact was compiled from, and its weights.
+
+    Raises: CompileError E0517 when these are not the weights that it was compiled with, E0518 when its program is
+    missing or means something else to this version of archc.
+    """
+    from archc.backends.tvm.compile import facts_of
+    from archc.facade.model import loads
+
+    manifest = artifact.manifest
+    if not artifact.source:
+        raise fail("E0518", f"the artifact of `{manifest.name}` does not hold its program")
+    model = loads(artifact.source)
+    if model.hash != manifest.ir_hash:
+        raise fail(
+            "E0518",
+            f"the program of `{manifest.name}` means another network to this version of archc",
+            label=f"it was compiled by {manifest.created_by}",
+            help="compile it again",
+        )
+    if weights is None and not manifest.seed_initialised:
+        raise fail(
+            "E0517",
+            f"`{manifest.name}` was compiled with weights from elsewhere ({manifest.weights_origin})",
+            help="name them: `--weights W.safetensors`",
+        )
+    seed = int(manifest.weights_origin.partition(":")[2]) if manifest.seed_initialised else 0
+    origin = resolve(model.graph, weights, seed)
+    if facts_of(model.graph, origin.arrays, "", None, ()).weights_hash != manifest.weights_hash:
+        raise fail(
+            "E0517",
+            f"these are not the weights that `{manifest.name}` was compiled with",
+            help="give the same file, or compile again with this one",
+        )
+    return model.graph, origin
+
+
+def fix_batch(model: Model, size: int) -> Model:
+    """The model with its batch axis fixed: axis 0 of the first input.
+
+    Raises: CompileError E0516 when that is not open, and has another size.
+    """
+    shape = model.graph.inputs[0].type.shape if model.graph.inputs else ()
+    if shape[:1] == (size,):
+        return model
+    name = next(iter(model.graph.symbols()), "")
+    if shape[:1] != (symbol(name),):
+        raise fail(
+            "E0516",
+            f"the batch of `{model.name}` cannot be set to {size}",
+            label=f"its first input is {model.graph.inputs[0].type}" if shape else "it has no input with a batch axis",
+            help="give the first input a symbolic first axis: `input x: f32[N, …]`",
+        )
+    return model.with_dims({name: size})
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_passes(specs: Sequence[str | Pass]) -> list[Pass]:
+    """Passes by name. Raises: CompileError E0401 for one that there is not."""
+    from archc.ir.diagnostics import did_you_mean
+    from archc.passes.pipeline import CLEANUP, INFERENCE
+
+    known = {p.name: p for p in (*CLEANUP, *INFERENCE)}
+    found = []
+    for spec in specs:
+        if isinstance(spec, str) and spec not in known:
+            help = did_you_mean(spec, known) or f"passes: {', '.join(known)}"
+            raise fail("E0401", f"there is no pass `{spec}`", help=help)
+        found.append(known[spec] if isinstance(spec, str) else spec)
+    return found
+
+
+def _write(
+    model: Model,
+    origin: Origin,
+    out: Path | str,
+    spec: TargetSpec,
+    *,
+    passes: Sequence[str | Pass] = (),
+    cache: bool = True,
+) -> Manifest:
+    """The text that is kept is the program as elaborated: it stands alone, whatever was imported or set."""
+    from archc.backends.tvm.compile import compile_cached, compile_graph
+    from archc.passes.pipeline import INFERENCE
+
+    write = compile_cached if cache else compile_graph
+    return write(
+        model.graph,
+        origin.arrays,
+        out,
+        spec=spec,
+        source=model.text(),
+        weights_origin=origin.origin,
+        preprocessing=origin.preprocessing,
+        passes=(*find_passes(passes), *INFERENCE),
+    )
+
+
+def _runner(origin: Origin, spec: TargetSpec) -> Callable[[Graph], Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+    """Compiles a graph as the artifact was compiled, and returns how to run it."""
+    from archc.backends.tvm.compile import compile_graph
+
+    def compile_run(graph: Graph) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        with tempfile.TemporaryDirectory(prefix="archc-") as folder:
+            path = Path(folder) / "exposed.archc"
+            compile_graph(graph, origin.arrays, path, spec=spec)
+            return load(path, threads=spec.threads).run
+
+    return compile_run
+
+
+def random_inputs_of(
+    artifact: Artifact, batch: int = 1, sizes: Mapping[str, int] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Random inputs for an artifact, `batch` examples of them where its batch is open."""
+    from archc.backends.inputs import random_inputs, symbol_sizes
+    from archc.facade.model import loads
+
+    graph = loads(artifact.source).graph
+    open_batch = dict.fromkeys(graph.symbols()[:1], batch)
+    return random_inputs(graph, seed, symbol_sizes(graph, open_batch | dict(sizes or {})))

@@ -1,0 +1,116 @@
+"""Training: `archc.train`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archc.facade.model import Model, as_model
+from archc.facade.weights import Given
+from archc.ir.diagnostics import fail
+
+if TYPE_CHECKING:
+    from archc.backends.torch.module import ArchModule
+    from archc.backends.torch.training import Task, TrainResult
+    from archc.backends.weights import Weights
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: `weights` go into `archc.compile`, and say how raw data are prepared; `result` holds scores,
+    history and confusion matrix; `module` is the network in torch."""
+
+    weights: Weights
+    result: TrainResult
+    module: ArchModule
+    task: Task
+
+
+def train(
+    model: Model | Path | str,
+    task: str | Task,
+    out: Path | str | None = None,
+    *,
+    weights: Given = None,
+    resume: bool = False,
+    report: Path | str | None = None,
+    threads: int | None = None,
+    on_event: Callable[[Any], None] | None = None,
+    seed: int = 0,
+    **recipe: Any,
+) -> Trained:
+    """Train a network on a task (`"digits"`, `"images:FOLDER"`, …; see `archc train --help`).
+
+    `recipe` are fields of `archc.backends.torch.training.Recipe` (`epochs`, `lr`, …) over the task's own defaults.
+    Weights start from `weights`, else from `seed`. With `out` the trained weights are written there, and the state of
+    the run beside it while it lasts: Ctrl-C loses nothing, `resume` goes on. `report` names a folder for pictures.
+
+    Raises: CompileError E061x when model, task and recipe do not fit, KeyboardInterrupt after saving.
+    """
+    import torch
+
+    from archc.backends.torch.training import Recipe, load_task, state_arrays
+    from archc.backends.torch.training import train as run
+    from archc.backends.weights import Weights, write_weights
+
+    model = as_model(model)
+    task = load_task(task) if isinstance(task, str) else task
+    options = Recipe.for_task(task.defaults, seed=seed, **recipe)
+    for place in (out, report):
+        if place is not None:
+            _demand_folder(Path(place).parent)  # told now, not after an hour of training
+    if threads:
+        torch.set_num_threads(threads)
+    module = model.to_torch(weights, seed)
+    checkpoint = checkpoint_path(out) if out else None
+    watch: dict[str, Any] = {"on_event": on_event} if on_event else {}
+    result = run(module, task, options, checkpoint=checkpoint, resume=resume, **watch)
+    module.cpu()
+    trained = Weights(state_arrays(module), result.metadata())
+    if out:
+        write_weights(out, trained.arrays, trained.metadata)
+    if report:
+        write_report(Trained(trained, result, module, task), Path(report))
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return Trained(trained, result, module, task)
+
+
+def checkpoint_path(out: Path | str) -> Path:
+    """Where the state of an unfinished run stands.
+
+    >>> str(checkpoint_path("w.safetensors"))
+    'w.checkpoint.safetensors'
+    """
+    return Path(out).with_suffix(".checkpoint.safetensors")
+
+
+def _demand_folder(folder: Path) -> None:
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        why = "it cannot be written to" if folder.exists() else "there is no such folder"
+        raise fail("E0608", f"cannot write to `{folder}`", label=why, help="choose another place, or make the folder")
+
+
+def write_report(trained: Trained, folder: Path) -> list[Path]:
+    """`result.json`, the learning curve, the confusion matrix and held-out pictures with predictions, where there are
+    such; the files written."""
+    from archc.backends.torch.training import confusion_picture, curve_picture, gallery_picture
+    from archc.backends.weights import atomic_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    result, task = trained.result, trained.task
+    files = [folder / "result.json", folder / "curve.png"]
+    with atomic_file(files[0]) as temporary:
+        temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    curve_picture(result, files[1])
+    if result.confusion is not None:
+        files.append(folder / "confusion.png")
+        confusion_picture(result, files[-1])
+    if task.preprocessing.kind == "image":
+        files.append(folder / "gallery.png")
+        gallery_picture(trained.module, task, files[-1])
+    return files
