@@ -25,38 +25,8 @@ from archc.ir.types import TensorType
 
 WIDTH = 110
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-RESERVED = frozenset(
-    [
-        "arch",
-        "space",
-        "language",
-        "import",
-        "input",
-        "output",
-        "def",
-        "share",
-        "let",
-        "rule",
-        "require",
-        "if",
-        "then",
-        "else",
-        "choose",
-        "range",
-        "repeat",
-        "as",
-        "fn",
-        "return",
-        "when",
-        "and",
-        "or",
-        "not",
-        "true",
-        "false",
-        "none",
-    ]
-)
-
+RESERVED = frozenset("if then else choose range repeat as fn return require when and or not true false none".split())
+"""Words that mean something inside an expression; `input` and the like are names there."""
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 
 

@@ -21,7 +21,7 @@ from archc.grammar.scope import (
     close_name,
 )
 from archc.grammar.signatures import dtype_of, size_of
-from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rule, Share, walk
+from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rest, Rule, Share, walk
 from archc.grammar.syntax import Program as ProgramSyntax
 from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, describe
 from archc.ir.diagnostics import CompileError, Note, Span, did_you_mean, fail
@@ -164,6 +164,8 @@ class Program:
                     self.frame.symbols[node.name] = symbol(node.name)
 
     def _port(self, port: Port) -> None:
+        if port.direction == "output":
+            self.outputs[port.name.text] = (port, POISON)  # bound or not, it is an output, even if its type is wrong
         type_ = self._type(port)
         name = port.name.text
         if port.direction == "output":
@@ -177,7 +179,9 @@ class Program:
         dtype = dtype_of(port.type)
         shape = []
         for dim in port.type.dims:
-            value = self.e.evaluate(dim, self.env, self.root)  # type: ignore[arg-type]  # the parser allows no *rest here
+            if isinstance(dim, Rest):
+                raise fail("E0337", "a port has a known number of axes", dim.span, label="this stands for any number")
+            value = self.e.evaluate(dim, self.env, self.root)
             if isinstance(value, Poison):
                 return value
             shape.append(size_of(value, dim.span))
@@ -217,6 +221,8 @@ class Program:
 
     def _check_output(self, name: str, item: Bind) -> None:
         value = self.env.names[name]
+        if name not in self.outputs:
+            return  # said before
         port, declared = self.outputs[name]
         if isinstance(value, Bundle):
             raise fail("E0332", f"output `{name}` is one tensor", item.value.span, label=f"found {describe(value)}")

@@ -190,7 +190,10 @@ def _operands(e: Elaborator, call: OpCall, inputs: Sequence[Tensor], at: Place) 
         raise fail("E0303", "`scan` takes one tensor when `state` is given", call.span, label=f"{len(given)} given")
     xs = e.operand(given[0], given, call.span, at)
     params: Any = call.bound.params
-    walked = Call(params, (xs.type,)).axis(params.axis)
+    try:
+        walked = Call(params, (xs.type,)).axis(params.axis)
+    except BindError as error:
+        raise diagnosed(error, [xs], call.span, at.trace) from None
     batch = next((size for i, size in enumerate(xs.type.shape) if i != walked), 1)
     states = call.bound.named_operands["states"]
     return [xs, *[_state(e, s, xs, batch, call.span, at) for s in _states(states)]]

@@ -61,6 +61,7 @@ def places(text: str, **options: object) -> list[tuple[str, int, int]]:
         ("def f: [N, C, D] => [N, C] = mean(2)\ny = x -> f", "E0338", 5, 10, ""),
         ("def f: [N, C] => [N, 2 * C] = relu\ny = x -> f", "E0339", 4, 31, ""),
         ("y = x -> linear(9)", "E0340", 4, 5, ""),
+        ("y = x -> scan(fn(v, h) { return h, h }, state = [[8]], axis = 8)", "E0306", 4, 10, "axes count"),
         ("y = x -> choose { relu | tanh }", "E0702", 4, 10, "archc sample"),
         ('import "std/nothing.arch"\ny = x', "E0001", 4, 8, "std/ffn.arch"),
         ('import "std/ffn.arch" (swiglu)\ny = x -> swiglu(8, 8)', "E0220", 4, 24, ""),
@@ -119,6 +120,11 @@ def test_parameters_and_dimensions_of_the_command_line_are_checked() -> None:
 def test_unused_definitions_are_checked_too() -> None:
     assert [d.code for d in check_text(HEAD + "def f = conv(8, kernel = 0) -> nothing\ny = x")] == ["E0205", "E0201"]
     assert check_text(HEAD + "def f(c) = conv(c, kernel = 3) -> relu\ny = x") == ()
+
+
+def test_a_wrong_type_of_an_output_is_one_mistake() -> None:
+    assert places("arch a\ninput x: f32[N]\noutput y: float[N]\ny = x -> linear(3)")[0] == ("E0337", 3, 11)
+    assert [d.code for d in mistakes("arch a\ninput x: f32[*S]\noutput y: f32[3]\ny = x")] == ["E0337"]
 
 
 # Bombs: refused before they are expanded

@@ -112,6 +112,21 @@ def test_graphs_that_no_program_wrote_have_a_text() -> None:
     assert "buffer(" in texts[2]
 
 
+WORDS = "arch space language import input output def share let rule require return if fn none".split()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_ports_may_be_named_by_words_of_the_language(word: str) -> None:
+    graph = Graph("a")
+    x, y = graph.add_input(word, TensorType((symbol("N"),))), graph.add_input("y", TensorType((symbol("N"),)))
+    graph.outputs = [graph.add(ADD, [x, graph.add(ADD, [y, x], name="inner").output]).output, x]
+    graph.output_names = ["z", "first"]
+    again = loads(print_graph(graph))
+    renamed = word in ("require", "return", "if", "fn", "none")
+    assert again.inputs[0].name == (f"{word}_" if renamed else word)
+    assert (structurally_equal(graph, again) is None) != renamed
+
+
 def test_two_captures_of_one_value_are_one_value() -> None:
     graph = loads(PROGRAMS["regions"])
     skip = graph.nodes[-1]
