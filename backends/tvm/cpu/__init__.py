@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from archc.backends.tvm.cpu.pipeline import optimise
+from archc.backends.tvm.cpu.pipeline import generic_kernels, optimise
 
-__all__ = ["optimise"]
+__all__ = ["generic_kernels", "optimise"]

@@ -14,6 +14,7 @@ from archc.backends.tvm.cpu.program import parse
 from archc.backends.tvm.cpu.rows import reduction_kernel
 from archc.backends.tvm.cpu.select import SelectKernels
 
+_GENERIC = "archc.generic"
 _KERNELS = {"gemm": gemm_kernel, "matmul": matmul_kernel, "conv": conv_kernel, "depthwise": conv_kernel}
 
 
@@ -63,11 +64,20 @@ def write_kernels(machine: Machine) -> tvm.transform.Pass:
     return Pass()
 
 
+def generic_kernels(module: ir.IRModule) -> list[str]:
+    """Names of the functions of an optimised module that run as TVM wrote them: serial loops, correct but not tuned.
+
+    Sorts and scans do not appear: they are operators still, and `tvm.compile` brings its own kernels for them.
+    """
+    functions = [(name.name_hint, f) for name, f in module.functions_items() if isinstance(f, tirx.PrimFunc)]
+    return sorted(name for name, function in functions if function.attrs.get(_GENERIC))
+
+
 def kernel(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """The loops of one function; one that is no chain of equations (a sort, a scan) stays as TVM wrote it."""
     program = parse(function)
     if program is None:
-        return function
+        return function.with_attr(_GENERIC, True)
     anchor = program.anchor
     if anchor is not None:
         return _KERNELS[anchor.attributes["archc.kernel"]](program, anchor, machine)

@@ -231,7 +231,7 @@ class Evaluator:
         if self._trial is not None:
             self._trial.append(value)
             return tirx.Var("t", str(value.ty.dtype))
-        return self._out.bind("t", _opaque(_unguarded(value)))
+        return _opaque(self._out.bind("t", _unguarded(value)))
 
     def _lower(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
         lower = lambda e, _: self._lower_node(e, bound)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from tvm import relax, tirx
 from tvm.relax import op
 
-from archc.backends.tvm.cpu import optimise
+from archc.backends.tvm.cpu import generic_kernels, optimise
 
 Array = np.ndarray
 HOST = tvm.target.Target({"kind": "llvm", "mcpu": tvm_ffi.get_global_func("target.llvm_get_system_cpu")()})
@@ -394,6 +394,24 @@ def test_no_images_at_all() -> None:
     x, weight = draw(rng, 17, 5, 9, 10), draw(rng, 24, 5, 3, 3)
     network = lambda emit, v: op.mean(emit(op.nn.conv2d(v, relax.const(weight), padding=1)), [2, 3])
     assert run(network, x, symbolic=(17,))(x[:0]).shape == (0, 24)
+
+
+def test_only_what_is_no_equation_is_left_to_tvm() -> None:
+    x = relax.Var("x", relax.TensorType((4, 33), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            soft = builder.emit(op.nn.softmax(x, -1))
+            y = builder.emit_output(relax.Tuple([op.argmax(soft, 1), op.max(soft, 0)]))
+        builder.emit_func_output(y)
+    names = generic_kernels(optimise(builder.get(), HOST, threads=1))
+    assert names == ["argmax"]
+
+
+def test_the_comparison_can_fail() -> None:
+    """A kernel that drops one tap in a thousand would be caught: the negative control of every test here."""
+    with pytest.raises(AssertionError, match="off by"):
+        assert_close(np.ones((2, 2), "float32"), np.full((2, 2), 1.0001))
 
 
 # Other processors and threads
