@@ -25,7 +25,27 @@ from archc.ir.types import TensorType
 
 WIDTH = 110
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-RESERVED = frozenset("if then else choose range repeat as fn return require when and or not true false none".split())
+RESERVED = frozenset(
+    [
+        "if",
+        "then",
+        "else",
+        "choose",
+        "range",
+        "repeat",
+        "as",
+        "fn",
+        "return",
+        "require",
+        "when",
+        "and",
+        "or",
+        "not",
+        "true",
+        "false",
+        "none",
+    ]
+)
 """Words that mean something inside an expression; `input` and the like are names there."""
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 

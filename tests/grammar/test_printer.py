@@ -112,7 +112,23 @@ def test_graphs_that_no_program_wrote_have_a_text() -> None:
     assert "buffer(" in texts[2]
 
 
-WORDS = "arch space language import input output def share let rule require return if fn none".split()
+WORDS = [
+    "arch",
+    "space",
+    "language",
+    "import",
+    "input",
+    "output",
+    "def",
+    "share",
+    "let",
+    "rule",
+    "require",
+    "return",
+    "if",
+    "fn",
+    "none",
+]
 
 
 @pytest.mark.parametrize("word", WORDS)
