@@ -29,16 +29,12 @@ def check(files: Files, settings: Set = None, dims: Dims = None, as_json: Json =
 
     values, sizes = parse_values(settings), parse_dims(dims)
     found: list[Diagnostic] = []
-    worst = 0
     for file in files:
-        try:
-            found += check_file(file, values, sizes)
-        except CompileError as e:
-            found += e.diagnostics
-            worst = max(worst, e.exit_code)
+        found += check_file(file, values, sizes)
     if as_json or found:
         report(found, as_json)
-    raise typer.Exit(worst)
+    missing = any(d.code == "E0001" for d in found)
+    raise typer.Exit(2 if missing else int(any(d.severity == "error" for d in found)))
 
 
 def fmt(

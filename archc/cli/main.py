@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> int:
 def _usage(error: Any, as_json: bool) -> int:
     """A command line that is not understood."""
     context = error.ctx
-    if not error.message or type(error).__name__ == "NoArgsIsHelpError":
+    if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # `archc` alone: the help
         return 2
     asked = f"`{context.command_path} --help` shows how it is used" if context else None
