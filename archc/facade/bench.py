@@ -92,7 +92,7 @@ def bench(
     A network is compiled for `batch` examples (1); an artifact with an open batch is given so many. Every runner gets
     the same inputs and `threads`, warms up, then is called for `seconds` in each of `rounds`.
 
-    Raises: CompileError E0023 for a peer that there is not, and what `compile` and `reference` raise.
+    Raises: CompileError E0027 for a peer that there is not, and what `compile` and `reference` raise.
     """
     from archc.backends.artifact import is_artifact, read_manifest
     from archc.backends.inputs import random_inputs, symbol_sizes
@@ -104,7 +104,7 @@ def bench(
     for peer in against or ():
         if peer not in PEERS:
             known = f"known are {', '.join(PEERS)}"
-            raise fail("E0023", f"there is nothing called `{peer}` to measure against", help=known, exit_code=2)
+            raise fail("E0027", f"there is nothing called `{peer}` to measure against", help=known, exit_code=2)
     threads = threads or cores()
     with tempfile.TemporaryDirectory(prefix="archc-bench-") as name, ExitStack() as stack:
         folder = Path(name)
