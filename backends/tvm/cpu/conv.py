@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -347,8 +348,8 @@ class _Kernel:
                         row = [top + r] if len(outer) == 1 else list(lead)
                         places.append([*row, left + c])
                 base = start + (line if middle else top) * width + left
-                place = lambda r, base=base: base + tirx.floordiv(r, index(across)) * width + r % index(across)
-                self._tile(source, places, first_row, channels, lambda r: place(index(r)), lambda r: None)
+                place = partial(_in_rectangle, base, across, width)
+                self._tile(source, places, first_row, channels, place, lambda r: None)
 
     def _tile(
         self,
@@ -383,6 +384,11 @@ class _Kernel:
 
     def _depthwise_tap(self, sums: Tile, read: Callable[..., Expr], at: list[Expr], first: Expr) -> None:
         sums.accumulate(self.out, lambda r, c: read(r, at, first + c) * self.packed[(*at, first + c)])
+
+
+def _in_rectangle(base: Expr, across: int, width: int, pixel: Expr) -> Expr:
+    """Where the output keeps one pixel of a rectangle that is `across` wide, in an image `width` wide."""
+    return base + tirx.floordiv(index(pixel), index(across)) * width + tirx.floormod(index(pixel), index(across))
 
 
 @dataclass(frozen=True)
