@@ -18,10 +18,10 @@ from torch import Tensor
 
 import archc.ir.ops
 from archc.backends.torch.codegen import TorchNode, lowering
-from archc.backends.torch.export import export_onnx, export_pt2, export_source
+from archc.backends.torch.export import dynamic_shapes, example_inputs, export_onnx, export_pt2, export_source
 from archc.backends.torch.module import to_torch
 from archc.backends.weights import read_weights, write_weights
-from archc.grammar.load import loads
+from archc.grammar.load import load, loads
 from archc.ir.diagnostics import CompileError
 from archc.ir.graph import Graph
 from archc.ir.op import REGISTRY, OpDef
@@ -174,3 +174,21 @@ def test_exported_weights_are_what_was_given(tmp_path: Path) -> None:
     state = {k: v.numpy() for k, v in to_torch(graph, seed=9).state_dict().items()}
     write_weights(tmp_path / "w.safetensors", state)
     assert set(read_weights(tmp_path / "w.safetensors").arrays) == set(graph.parameters())
+
+
+SMALL = ("digits_resnet", "kan", "lstm", "resnet20", "skipnet", "tagger")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_examples_are_traced(name: str) -> None:
+    """torch.export with open sizes, and torch.compile without a graph break."""
+    graph = load(Path(__file__).parents[3] / "examples" / f"{name}.arch")
+    module = to_torch(graph).eval()
+    inputs = example_inputs(graph)
+    program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes(graph)).module()
+    other = example_inputs(graph, {symbol: 5 + i for i, symbol in enumerate(graph.symbols())})
+    agree(results(program, other), results(module, other))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    agree(results(compiled, other), results(module, other))

@@ -41,7 +41,7 @@ def tensors_of(module: nn.Module, gradients: bool = False) -> list[Tensor]:
         else:
             found[name] = value.detach()
     order = list(found)
-    for name in order:
+    for name in found:
         if name.endswith("in_proj_q_weight"):
             at, prefix = order.index(name), name.removesuffix("q_weight")
             order[at : at + 6] = [f"{prefix}{letter}_{role}" for letter in "qkv" for role in ("weight", "bias")]
