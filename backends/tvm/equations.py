@@ -6,6 +6,8 @@ from typing import Any
 
 from tvm import te, tirx
 
+from archc.backends.tvm.cpu.emit import Emitter
+
 Expr = Any
 
 
@@ -46,3 +48,106 @@ def where_rank(rank: te.Tensor, k: int) -> te.Tensor:
         return te.sum(tirx.Select(hit, i, tirx.IntImm("int64", 0)), axis=[i])
 
     return te.compute((*rank.shape[:-1], tirx.IntImm("int64", k)), index, name="index")
+
+
+# Rows that go where the network decides
+
+
+def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[te.Tensor]:
+    """Sort rows by destination, in their order: `index` [R, k] holds where each row goes, -1 for nowhere.
+
+    Returns order [R k] (the rows that go to destination 0, then those to 1, …; the rest undefined), counts
+    [destinations], and slot [R, k]: the place of each entry of `index` in `order`, -1 for none. A destination takes at
+    most ceil(capacity R k / destinations) rows.
+    """
+    rows, k = index.shape
+
+    def write(ins: Any, outs: Any) -> Any:
+        (index,), (order, counts, slot) = ins, outs
+        out = Emitter()
+        zero, one = tirx.IntImm("int64", 0), tirx.IntImm("int64", 1)
+        starts = out.scratch("starts", [destinations], "int64")
+        with out.loop(destinations, name="d") as d:
+            out.store(counts, [d], zero)
+        with out.loop(rows, name="r") as r, out.loop(k, name="j") as j:
+            where = out.bind("where", index[r, j])
+            out.store(slot, [r, j], tirx.IntImm("int64", -1))
+            with out.when(where >= 0):
+                taken = out.bind("taken", counts[where])
+                fits: Any = tirx.const(True, "bool")
+                if capacity is not None:
+                    limit = tirx.const(capacity, "float64") * tirx.Cast("float64", rows) * tirx.Cast("float64", k)
+                    fits = tirx.Cast("float64", taken) < limit / tirx.const(float(destinations), "float64")
+                with out.when(fits):
+                    out.store(slot, [r, j], taken)
+                    out.store(counts, [where], taken + one)
+        out.store(starts, [0], zero)
+        with out.loop(destinations - 1, name="d") as d:
+            out.store(starts, [d + 1], starts[d] + counts[d])
+        with out.loop(rows, name="r") as r, out.loop(k, name="j") as j, out.when(slot[r, j] >= 0):
+            place = out.bind("place", starts[index[r, j]] + slot[r, j])
+            out.store(order, [place], r)
+            out.store(slot, [r, j], place)
+        return out.finish()
+
+    shapes = [(rows * k,), (tirx.IntImm("int64", destinations),), (rows, k)]
+    made = te.extern(shapes, [index], write, name="route", dtype=["int64"] * 3)
+    return list(made)
+
+
+def scatter_rows(found: te.Tensor, slot: te.Tensor, x: te.Tensor) -> te.Tensor:
+    """Row r of `found` in the place that slot [R, 1] says, or row r of x where it says none."""
+
+    def row(r: Expr, *at: Expr) -> Expr:
+        return tirx.if_then_else(slot(r, 0) >= 0, found(slot(r, 0), *at), x(r, *at))
+
+    return te.compute(x.shape, row, name="scatter_rows")
+
+
+def weigh_rows(found: te.Tensor, slot: te.Tensor, weights: te.Tensor) -> te.Tensor:
+    """[R, …]: the sum over j of weights[r, j] times row slot[r, j] of `found`, where there is one."""
+    zero = tirx.const(0.0, found.dtype)
+
+    def row(r: Expr, *at: Expr) -> Expr:
+        terms = [
+            tirx.if_then_else(slot(r, j) >= 0, weights(r, j) * found(slot(r, j), *at), zero)
+            for j in range(int(slot.shape[1]))
+        ]
+        return sum(terms[1:], terms[0])
+
+    return te.compute((slot.shape[0], *found.shape[1:]), row, name="weigh_rows")
+
+
+def count_before(keep: te.Tensor) -> te.Tensor:
+    """[N, T]: how many of the tokens before each one are kept."""
+    j = te.reduce_axis((0, keep.shape[1]), name="j")
+    return te.compute(
+        keep.shape,
+        lambda n, t: te.sum(_number(tirx.all(j < t, keep(n, j)), "int64"), axis=[j]),
+        name="count_before",
+    )
+
+
+def places(keep: te.Tensor, position: te.Tensor, count: Expr) -> te.Tensor:
+    """[N, count]: the index of each token that is kept."""
+    t = te.reduce_axis((0, keep.shape[1]), name="t")
+
+    def index(n: Expr, i: Expr) -> Expr:
+        hit = tirx.all(keep(n, t), tirx.EQ(position(n, t), i))
+        return te.sum(tirx.Select(hit, t, tirx.IntImm("int64", 0)), axis=[t])
+
+    return te.compute((keep.shape[0], count), index, name="places")
+
+
+def take_each(x: te.Tensor, places: te.Tensor) -> te.Tensor:
+    """[N, K, C]: the tokens of x [N, T, C] at places [N, K]."""
+    return te.compute((*places.shape, x.shape[2]), lambda n, i, c: x(n, places(n, i), c), name="take_each")
+
+
+def put_back(found: te.Tensor, keep: te.Tensor, position: te.Tensor, x: te.Tensor) -> te.Tensor:
+    """x [N, T, C] with the tokens that are kept replaced by those of `found`."""
+    return te.compute(
+        x.shape,
+        lambda n, t, c: tirx.if_then_else(keep(n, t), found(n, position(n, t), c), x(n, t, c)),
+        name="put_back",
+    )

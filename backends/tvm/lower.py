@@ -137,6 +137,12 @@ class Lowerer:
     kind: str = "cpu"
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Value, Expr] = field(default_factory=dict)
+    count: int = 0
+
+    def fresh(self) -> int:
+        """A number that no call has given yet."""
+        self.count += 1
+        return self.count
 
     def constant(self, array: NDArray[Any]) -> Expr:
         # the dtype is spelled out: Relax makes every float64 that it is not told about a float32

@@ -231,7 +231,7 @@ class Evaluator:
         if self._trial is not None:
             self._trial.append(value)
             return tirx.Var("t", str(value.ty.dtype))
-        return _opaque(self._out.bind("t", _unguarded(value)))
+        return self._out.bind("t", _unguarded(value))
 
     def _lower(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
         lower = lambda e, _: self._lower_node(e, bound)
@@ -297,16 +297,6 @@ def clamped(buffer: Buffer, indices: Sequence[Expr]) -> list[Expr]:
         i if isinstance(i, ir.Var | tirx.IntImm) else tirx.max(tirx.min(i, extent - 1), index(0))
         for i, extent in zip(indices, buffer.shape, strict=True)
     ]
-
-
-def _opaque(value: Expr) -> Expr:
-    """A float behind a conversion to its own type, which costs nothing. TVM's analysis of integer sets follows names
-    into the values that they stand for, floats too, in time exponential in how deep they nest: minutes for a softplus.
-    It stops at a call.
-    """
-    if not is_float(value):
-        return value
-    return ir.Call(ir.Op.get("tirx.reinterpret"), [value], ret_ty=value.ty)
 
 
 def _unguarded(value: Expr) -> Expr:

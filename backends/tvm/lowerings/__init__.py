@@ -10,6 +10,8 @@ from archc.backends.tvm.lowerings import (
     pool,
     reduce,
     shape,
+    structural,
 )
 
 __all__ = ["attention", "convolution", "elementwise", "index", "linear", "norm", "pool", "reduce", "shape"]
+__all__ += ["structural"]

@@ -1,0 +1,181 @@
+"""Ops that carry networks: experts, skips and early exits that run on the rows that need them, and loops.
+
+Which rows those are is known only when the network runs. A small kernel sorts the rows by where they go, the counts
+become sizes (`match_cast`), and each region is lowered in place on as many rows as reached it, none included.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from tvm import relax, tirx
+
+from archc.backends.tvm import equations
+from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.index import top_indices
+from archc.ir.dims import product, symbols
+from archc.ir.graph import Graph
+from archc.ir.ops.structural import EXIT, MOE, SKIP, moe_by_token, moe_regions, skip_by_token
+
+op = relax.op
+
+
+def _region(n: TvmNode, region: Graph, *formals: Any) -> list[Any]:
+    """A region on given formals and what the node captures."""
+    captured = n.args[len(n.args) - n.node.captures :] if n.node.captures else ()
+    return n.lowerer.graph(region, [*formals, *captured])
+
+
+def _bind(n: TvmNode, region: Graph, axis: int, size: Any) -> None:
+    """Let the symbol that a region counts its rows by stand for `size`."""
+    for name in symbols(region.inputs[0].type.shape[axis]):
+        if str(region.inputs[0].type.shape[axis]) == name:
+            n.lowerer.symbols[name] = size
+
+
+class _Routes:
+    """Rows sorted by where they go. `index` [R, k] (i64) is the destination of each row, -1 for none.
+
+    slot [R, k]: where in the sorted list a row stands, -1 for nowhere.
+    """
+
+    def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
+        self.n = n
+        routed = n.lowerer.bb.emit_te(
+            lambda index: equations.route(index, destinations, capacity), index, primfunc_name_hint="route"
+        )
+        self._order, counts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(3))
+        self.counts = [tirx.Var(f"rows{n.lowerer.fresh()}", "int64") for _ in range(destinations)]
+        shape = n.emit(op.tensor_to_shape(counts))
+        n.lowerer.bb.match_cast(shape, relax.ShapeType(self.counts))
+
+    def rows(self, x: Any, destination: int) -> Any:
+        """The rows of x [R, …] that go to a destination, in order."""
+        start: Any = tirx.IntImm("int64", 0)
+        for count in self.counts[:destination]:
+            start = start + count
+        stop = start + self.counts[destination]
+        places = self.n.emit(op.strided_slice(self._order, [0], [start], [stop], assume_inbound=True))
+        size = self.counts[destination]
+        places = self.n.lowerer.bb.match_cast(places, relax.TensorType([size], "int64"))
+        return self.n.emit(op.take(x, places, axis=0))
+
+    def otherwise(self, found: Any, x: Any) -> Any:
+        """`found` for the rows that went somewhere, x for the others."""
+        return self.n.lowerer.bb.emit_te(equations.scatter_rows, found, self.slot, x, primfunc_name_hint="scatter_rows")
+
+
+@lowering(MOE)
+def _moe(n: TvmNode) -> Any:
+    router, experts, shared = moe_regions(n.node.call)
+    x_type, p = n.node.inputs[0].type, n.p
+    lead = x_type.shape[:-1] if moe_by_token(n.node.call) else x_type.shape[:1]
+    rest = x_type.shape[len(lead) :]
+    count = product(lead)
+    (logits,) = _region(n, router, n.x)
+    logits = n.emit(op.reshape(logits, n.shape([count, len(experts)])))
+    rows = n.emit(op.reshape(n.x, n.shape([count, *rest])))
+    probabilities = n.emit(op.nn.softmax(logits, axis=-1))
+    index = top_indices(n, probabilities, p.top_k)
+    weights = n.emit(op.gather_elements(probabilities, index, 1))
+    if p.normalize:
+        weights = n.emit(op.divide(weights, n.emit(op.sum(weights, -1, keepdims=True))))
+    routes = _Routes(n, index, len(experts), p.capacity)
+    found = []
+    for e, expert in enumerate(experts):
+        _bind(n, expert, 0, routes.counts[e])
+        found += _region(n, expert, routes.rows(rows, e))
+    made = found[0] if len(found) == 1 else n.emit(op.concat(found, axis=0))
+    total = n.lowerer.bb.emit_te(equations.weigh_rows, made, routes.slot, weights, primfunc_name_hint="weigh_rows")
+    if shared is not None:
+        _bind(n, shared, 0, n.lowerer.dim(count))
+        total = n.emit(op.add(total, *_region(n, shared, rows)))
+    return op.reshape(total, n.shape(n.type.shape))
+
+
+@lowering(SKIP)
+def _skip(n: TvmNode) -> Any:
+    gate, body = n.node.regions
+    x_type, p, by_token = n.type, n.p, skip_by_token(n.node.call)
+    lead = x_type.shape[: 1 + by_token]
+    (g,) = _region(n, gate, n.x)
+    if p.budget is not None:
+        return _within_budget(n, body, n.emit(op.reshape(g, n.shape(lead))))
+    wide = n.emit(op.reshape(g, n.shape([*lead, *[1] * (x_type.rank - len(lead))])))
+    if p.mode == "soft":
+        if not by_token:
+            _bind(n, body, 0, n.lowerer.dim(x_type.shape[0]))
+        (found,) = _region(n, body, n.x)
+        rest = n.emit(op.multiply(n.emit(op.subtract(n.const(1), wide)), n.x))
+        return op.add(n.emit(op.multiply(wide, found)), rest)
+    is_open = n.emit(op.greater(wide, n.const(p.threshold)))
+    if by_token:
+        (found,) = _region(n, body, n.x)
+        return op.where(is_open, found, n.x)
+    return _on_rows(n, body, is_open, n.x)
+
+
+def _on_rows(n: TvmNode, body: Graph, chosen: Any, otherwise: Any) -> Any:
+    """body(x) for the samples that are chosen, `otherwise` for the rest."""
+    batch = n.node.inputs[0].type.shape[0]
+    flat = n.emit(op.reshape(chosen, n.shape([batch, 1])))
+    index = n.emit(op.where(flat, n.const(0, "int64"), n.const(-1, "int64")))
+    routes = _Routes(n, index, 1)
+    _bind(n, body, 0, routes.counts[0])
+    (found,) = _region(n, body, routes.rows(n.x, 0))
+    return routes.otherwise(found, otherwise)
+
+
+def _within_budget(n: TvmNode, body: Graph, g: Any) -> Any:
+    """The body on the tokens with the largest gates, in their order."""
+    batch, length, channels = n.type.shape
+    share = Fraction(repr(n.p.budget))  # in whole numbers: 0.29 * 100 in floats is below 29
+    part = length * share.numerator // share.denominator
+    kept: Any = max(1, part) if isinstance(part, int) else tirx.max(tirx.IntImm("int64", 1), n.lowerer.dim(part))
+    bb = n.lowerer.bb
+    size = tirx.Var(f"kept{n.lowerer.fresh()}", "int64")
+    bb.match_cast(n.emit(relax.ShapeExpr([kept])), relax.ShapeType([size]))
+    rank = bb.emit_te(lambda g: equations.rank(g, True, True), g, primfunc_name_hint="rank")
+    most = op.maximum(n.size(part, "int64"), n.const(1, "int64"))
+    keep = n.emit(op.less(rank, n.emit(most)))
+    position = bb.emit_te(equations.count_before, keep, primfunc_name_hint="count_before")
+    places = bb.emit_te(equations.places, keep, position, size, primfunc_name_hint="places")
+    chosen = bb.emit_te(equations.take_each, n.x, places, primfunc_name_hint="take_each")
+    _bind(n, body, 1, size)
+    (found,) = _region(n, body, chosen)
+    if n.p.mode == "soft":
+        wide = n.emit(op.expand_dims(n.emit(op.gather_elements(g, places, 1)), -1))
+        rest = n.emit(op.multiply(n.emit(op.subtract(n.const(1), wide)), chosen))
+        found = n.emit(op.add(n.emit(op.multiply(wide, found)), rest))
+    return bb.emit_te(equations.put_back, found, keep, position, n.x, primfunc_name_hint="put_back")
+
+
+@lowering(EXIT)
+def _exit(n: TvmNode) -> Any:
+    head, rest = n.node.regions
+    (logits,) = _region(n, head, n.x)
+    probabilities = n.emit(op.nn.softmax(logits, axis=-1))
+    classes = n.type.shape[1]
+    if n.p.confidence == "max_softmax":
+        sure = n.emit(op.max(probabilities, -1, keepdims=True))
+    elif n.p.confidence == "margin":
+        two = top_indices(n, probabilities, 2)
+        values = n.emit(op.gather_elements(probabilities, two, 1))
+        first, second = (n.emit(op.strided_slice(values, [1], [i], [i + 1])) for i in range(2))
+        sure = n.emit(op.subtract(first, second))
+    else:
+        assert isinstance(classes, int)
+        terms = n.emit(op.multiply(probabilities, n.emit(op.nn.log_softmax(logits, axis=-1))))
+        scaled = n.emit(op.divide(n.emit(op.sum(terms, -1, keepdims=True)), n.const(math.log(classes))))
+        sure = n.emit(op.add(scaled, n.const(1)))
+    # a confidence that is NaN does not let go
+    leaves = n.emit(op.greater_equal(sure, n.const(n.p.threshold)))
+    batch = n.type.shape[0]
+    flat = n.emit(op.reshape(leaves, n.shape([batch, 1])))
+    index = n.emit(op.where(flat, n.const(-1, "int64"), n.const(0, "int64")))
+    routes = _Routes(n, index, 1)
+    _bind(n, rest, 0, routes.counts[0])
+    (found,) = _region(n, rest, routes.rows(n.x, 0))
+    return routes.otherwise(found, logits)
