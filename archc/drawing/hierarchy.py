@@ -183,9 +183,7 @@ def _scope_items(
     return _fold(tree, items, outputs)
 
 
-def _grouped(
-    nodes: Sequence[Node], paths: dict[Node, tuple[str, ...]], depth: int
-) -> list[tuple[str, list[Node]]]:
+def _grouped(nodes: Sequence[Node], paths: dict[Node, tuple[str, ...]], depth: int) -> list[tuple[str, list[Node]]]:
     """Nodes by the part of their name at `depth` ("" for a node that ends there), in topological order.
 
     Scopes whose nodes would depend on each other both ways (a graph written by a machine may do so) are cut into the

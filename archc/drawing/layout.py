@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from archc.drawing.picture import Block, Box, Cluster, Edge
@@ -18,7 +18,8 @@ from archc.ir.diagnostics import fail
 TITLE, ROW, SMALL = 12.0, 11.0, 9.0  # sizes of fonts
 ROW_HEIGHT = 19.0
 PAD = 12.0
-HEADER = 26.0
+HEADER = 10.0  # from the upper border to where edges fan out; the title stands beside them
+SHEET = 6.0  # by how much the sheets behind a repeat stick out
 RADIUS = 6.0
 
 Point = tuple[float, float]
@@ -39,6 +40,7 @@ class Placed:
     ins, outs   x of each port on the upper and lower border
     title_x     where the title of an open cluster starts, clear of the edges that come in
     labels      (x, y of the centre, text)
+    compact     an open cluster drawn as one titled box, at whose border edges end
     """
 
     block: Block
@@ -51,6 +53,42 @@ class Placed:
     labels: list[tuple[float, float, str]] = field(default_factory=list)
     title_x: float = PAD
     open: bool = False
+    compact: bool = False
+
+    @property
+    def has_ports(self) -> bool:
+        """Whether edges go on inside: into an open cluster, unless that is one box of ops."""
+        return self.open and not self.compact
+
+
+def place_network(root: Cluster, is_open: Callable[[Cluster], bool]) -> Placed:
+    """Lay out a network; parts without an edge between them stand side by side."""
+    parts = _parts(root)
+    placed = [_place_cluster(part, [place(child, is_open) for child in part.children]) for part in parts]
+    whole = Placed(root, -2 * PAD, max(p.height for p in placed), open=True)
+    for part in placed:
+        dx = whole.width + 2 * PAD
+        whole.children += [(c, x + dx, y) for c, x, y in part.children]
+        whole.labels += [(x + dx, y, t) for x, y, t in part.labels]
+        whole.curves += [Curve(c.edge, [(x + dx, y) for x, y in c.points]) for c in part.curves]
+        whole.width = dx + part.width
+    return whole
+
+
+def _parts(root: Cluster) -> list[Cluster]:
+    """The network cut into its connected parts, in the order of their first blocks."""
+    part = {id(child): i for i, child in enumerate(root.children)}
+    for edge in root.edges:
+        a, b = part[id(edge.tail[0])], part[id(edge.head[0])]
+        part = {k: min(a, b) if p in (a, b) else p for k, p in part.items()}
+    return [
+        replace(
+            root,
+            children=[c for c in root.children if part[id(c)] == number],
+            edges=[e for e in root.edges if part[id(e.tail[0])] == number],
+        )
+        for number in sorted(set(part.values()))
+    ] or [root]
 
 
 def place(block: Block, is_open: Callable[[Cluster], bool]) -> Placed:
@@ -58,13 +96,34 @@ def place(block: Block, is_open: Callable[[Cluster], bool]) -> Placed:
     if isinstance(block, Box) or not is_open(block):
         width, height = closed_size(block)
         return Placed(block, width, height, [width / 2] * len(block.ins), [width / 2] * len(block.outs))
+    only = block.children[0]
+    if len(block.children) == 1 and isinstance(only, Box) and only.kind == "ops":
+        return _titled(block, place(only, is_open))
     return _place_cluster(block, [place(child, is_open) for child in block.children])
+
+
+def _titled(cluster: Cluster, child: Placed) -> Placed:
+    """A module that is one box of ops: a title above the box, and a frame close around both."""
+    sheets = SHEET if cluster.count > 1 else 0.0
+    width = max(child.width, title_width(cluster)) + 12
+    placed = Placed(cluster, width + sheets, child.height + 30 + sheets, open=True, compact=True, title_x=8.0)
+    placed.children = [(child, (width - child.width) / 2, 24.0)]
+    placed.ins, placed.outs = [width / 2] * len(cluster.ins), [width / 2] * len(cluster.outs)
+    return placed
+
+
+def title_width(cluster: Cluster) -> float:
+    """The width of an open cluster's title, badge and parameter count."""
+    parts = (text_width(cluster.title, TITLE, bold=True), text_width(size_text(cluster), SMALL))
+    return sum(p + 7 for p in parts if p) + (text_width(badge(cluster), SMALL, bold=True) + 17 if badge(cluster) else 0)
 
 
 def closed_size(block: Block) -> tuple[float, float]:
     """Width and height of a box, or of a cluster that is drawn closed."""
     if isinstance(block, Cluster):
-        title = text_width(block.title, TITLE, bold=True) + (text_width(badge(block), TITLE) + 24 if badge(block) else 0)
+        title = text_width(block.title, TITLE, bold=True) + (
+            text_width(badge(block), TITLE) + 24 if badge(block) else 0
+        )
         return max(title, text_width(block.note, SMALL), 80.0) + 2 * PAD, 46.0 if block.note else 32.0
     if block.kind == "ops":
         shared = [text_width(f"◆ {r.shared}", SMALL) + 8 if r.shared else 0.0 for r in block.rows]
@@ -104,8 +163,9 @@ def _place_cluster(cluster: Cluster, children: list[Placed]) -> Placed:
     curves = {int(e["i"]): _points(e["pos"], top) for e in drawn.get("edges", ())}
 
     root = cluster.kind == "network"
-    header = 0.0 if root else HEADER
-    bottom = 0.0 if root else 10.0
+    fans = len({e.tail[1] for e in cluster.edges if e.tail[0] is None}) < sum(e.tail[0] is None for e in cluster.edges)
+    header = 0.0 if root else 24.0 if fans else HEADER
+    bottom = 0.0
     ins = [positions[f"i{i}"][0] for i in range(len(cluster.ins))] if not root else []
     outs = [positions[f"o{i}"][0] for i in range(len(cluster.outs))] if not root else []
 
@@ -114,7 +174,7 @@ def _place_cluster(cluster: Cluster, children: list[Placed]) -> Placed:
         x, y = positions[f"n{i}"]
         placed.children.append((child, x - child.width / 2, y - child.height / 2))
     data = [i for i, e in enumerate(cluster.edges) if e.style != "loop"]
-    placed.curves = [Curve(cluster.edges[i], _trimmed(cluster.edges[i], curves[i], header, bottom)) for i in data]
+    placed.curves = [Curve(cluster.edges[i], curves[i]) for i in data]
     loops = [e for e in cluster.edges if e.style == "loop"]
     for k, edge in enumerate(loops):
         placed.curves.append(Curve(edge, _loop(placed, edge, 14.0 + 9 * k, 8.0 + 5 * k)))
@@ -129,45 +189,39 @@ def _place_cluster(cluster: Cluster, children: list[Placed]) -> Placed:
     dx, dy = pad - left, header - min(over, 0.0)
     width, height = max(xs) - left + 2 * pad, max(max(ys), top) - min(over, 0.0) + header + bottom
     if not root:
-        title = text_width(cluster.title, TITLE, bold=True) + 14
-        title += text_width(size_text(cluster), SMALL) + 10
-        if badge(cluster):
-            title += text_width(badge(cluster), TITLE) + 16
+        title = title_width(cluster) + 8
         first, last = (min(ins) + dx, max(ins) + dx) if ins else (width, 0.0)
-        if first >= title + PAD - 6:
-            placed.title_x = PAD - 2
-        elif not ins:
+        more = title + PAD - 8 - first
+        placed.title_x = PAD - 2
+        if not ins or more <= 0:
             width = max(width, title + PAD)
-        elif width - last >= title + 8:
-            placed.title_x = last + 10
-        elif title + PAD - first < title + 10 - (width - last):
-            dx += title + PAD - 6 - first
-            width += title + PAD - 6 - first
-            placed.title_x = PAD - 2
+        elif more < 36:  # a little more room on either side keeps the edge in the middle
+            dx += more
+            width += 2 * more
         else:
             placed.title_x = last + 10
-            width = last + 10 + title
+            width = max(width, last + 10 + title)
     placed.children = [(c, x + dx, y + dy) for c, x, y in placed.children]
     placed.labels = [(x + dx, y + dy, t) for x, y, t in placed.labels]
+    reached: set[int] = set()
     for curve in placed.curves:
         curve.points = [(x + dx, y + dy) for x, y in curve.points]
-        _reach_border(curve, height)
+        _reach_border(curve, height + (SHEET if cluster.count > 1 else 0.0), reached)
     placed.ins, placed.outs = [x + dx for x in ins], [x + dx for x in outs]
-    placed.width, placed.height = width, height
+    sheets = SHEET if cluster.count > 1 else 0.0
+    placed.width, placed.height = width + sheets, height + sheets
     return placed
 
 
-def _trimmed(edge: Edge, points: list[Point], header: float, bottom: float) -> list[Point]:
-    return points
-
-
-def _reach_border(curve: Curve, height: float) -> None:
-    """Prolong an edge that comes in or goes out, through the frame's margin, to the border."""
+def _reach_border(curve: Curve, height: float, reached: set[int]) -> None:
+    """Prolong an edge that comes in or goes out, through the frame's margin, to the border; of several that come in
+    together the first."""
     points, edge = curve.points, curve.edge
-    if edge.tail[0] is None:
+    if edge.tail[0] is None and edge.tail[1] not in reached:
+        reached.add(edge.tail[1])
         x, y = points[0]
         curve.points = points = [(x, 0.0), (x, y / 3), (x, y * 2 / 3), *points]
-    if edge.head[0] is None:
+    if edge.head[0] is None and height - points[-1][1] > 0.5:
         x, y = points[-1]
         rest = height - y
         curve.points = [*points, (x, y + rest / 3), (x, y + rest * 2 / 3), (x, height)]
@@ -227,7 +281,10 @@ def _label(placed: Placed) -> None:
             cost = rank * 0.4
             cost += 100 * sum(_overlap(area, b) for b in boxes)
             cost += sum(
-                4 for points in samples.values() for px, py in points if area[0] < px < area[2] and area[1] < py < area[3]
+                4
+                for points in samples.values()
+                for px, py in points
+                if area[0] < px < area[2] and area[1] < py < area[3]
             )
             if best is None or cost < best[0]:
                 best = cost, x, y
@@ -245,7 +302,7 @@ def _dot(cluster: Cluster, children: Sequence[Placed]) -> str:
     number = {id(c.block): i for i, c in enumerate(children)}
     root = cluster.kind == "network"
     lines = [
-        "digraph g { graph [nodesep=0.28, ranksep=0.36, splines=true, ordering=\"\"]; edge [dir=none];",
+        "digraph g { graph [nodesep=0.28, ranksep=0.33, splines=true]; edge [dir=none];",
         'node [shape=box, fixedsize=true, label="", margin=0];',
     ]
     if not root:
@@ -254,7 +311,7 @@ def _dot(cluster: Cluster, children: Sequence[Placed]) -> str:
             lines.append(f"{{ rank={rank}; {names} }}")
     for i, child in enumerate(children):
         size = f"width={child.width / 72:.4f}, height={child.height / 72:.4f}"
-        if child.open:
+        if child.has_ports:
             lines.append(f"n{i} [shape=plain, fixedsize=false, label=<{_ports(child)}>];")
         elif isinstance(child.block, Box) and child.block.kind == "join" and len(child.block.title) == 1:
             lines.append(f"n{i} [shape=circle, {size}];")
@@ -267,13 +324,13 @@ def _dot(cluster: Cluster, children: Sequence[Placed]) -> str:
             continue
         a = f"i{out}" if tail is None else f"n{number[id(tail)]}"
         b = f"o{port}" if head is None else f"n{number[id(head)]}"
-        if tail is not None and children[number[id(tail)]].open:
+        if tail is not None and children[number[id(tail)]].has_ports:
             a += f":o{out}:s"
-        if head is not None and children[number[id(head)]].open:
+        if head is not None and children[number[id(head)]].has_ports:
             b += f":i{port}:n"
         start = 0 if tail is None else depth[number[id(tail)]]
         end = len(children) + 1 if head is None else depth[number[id(head)]]
-        straight = end - start <= 1 or head is None
+        straight = (end - start <= 1 or head is None) and (tail is None or bool(tail.ins) or not cluster.ins)
         lines.append(f"{a} -> {b} [i={i}, weight={8 if straight else 1}];")
     return "\n".join([*lines, "}"])
 

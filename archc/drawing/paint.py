@@ -16,6 +16,7 @@ from archc.drawing.layout import (
     RADIUS,
     ROW,
     ROW_HEIGHT,
+    SHEET,
     SMALL,
     TITLE,
     Curve,
@@ -211,20 +212,22 @@ def paint(placed: Placed, x: float, y: float, shapes: list[Shape], depth: int) -
         shapes.append(moved_group(closed_shapes(block, placed.width, placed.height), x, y))
         return
     if block.kind != "network":
-        shapes += moved(frame_shapes(block, placed.width, placed.height, placed.title_x, depth), x, y)
+        sheets = SHEET if block.count > 1 else 0.0
+        size = placed.width - sheets, placed.height - sheets
+        shapes.append(moved_group(frame_shapes(block, *size, placed.title_x, depth), x, y))
     for child, cx, cy in placed.children:
         paint(child, x + cx, y + cy, shapes, depth + (block.kind != "network"))
+    passed = {id(c.block) for c, _, _ in placed.children if c.has_ports}
     for curve in placed.curves:
-        shapes += moved([curve_shape(curve)], x, y)
+        shapes += moved([curve_shape(curve, id(curve.edge.head[0]) in passed)], x, y)
     for lx, ly, text in placed.labels:
         shapes.append(Text(x + lx, y + ly + 3, text, SMALL, "muted", "middle"))
 
 
-def curve_shape(curve: Curve) -> Line:
+def curve_shape(curve: Curve, passes: bool) -> Line:
     """The line of an edge; it has an arrow where it ends at what reads it, not where it crosses a frame."""
     edge = curve.edge
-    head = edge.head[0]
-    arrow = isinstance(head, Box) or (isinstance(head, Cluster) and edge.style == "loop")
+    arrow = edge.head[0] is not None and (not passes or edge.style == "loop")
     special = edge.style in ("control", "loop")
     return Line(tuple(curve.points), "control" if special else "edge", edge.style == "control", arrow, edge.type)
 
@@ -255,7 +258,12 @@ def _rows(box: Box, width: float, height: float) -> Iterable[Shape]:
     shown = changed_rows(box)
     for i, row in enumerate(box.rows):
         y = 1 + i * ROW_HEIGHT + (1 if i else 0)
-        h = ROW_HEIGHT + (1 if i == 0 else 0) + (1 if i == len(box.rows) - 1 else 0) - (0 if i == len(box.rows) - 1 else 1)
+        h = (
+            ROW_HEIGHT
+            + (1 if i == 0 else 0)
+            + (1 if i == len(box.rows) - 1 else 0)
+            - (0 if i == len(box.rows) - 1 else 1)
+        )
         baseline = y + h / 2 + ROW * 0.36
         shapes: list[Shape] = [Rect(1, y, width - 2, h, RADIUS - 1 if len(box.rows) == 1 else 2.5, row.family)]
         if len(box.rows) == 1 and not row.shared:
@@ -274,7 +282,9 @@ def closed_shapes(cluster: Cluster, width: float, height: float) -> Group:
     shapes: list[Shape] = []
     if cluster.count > 1:
         shapes += [Rect(d + 0.5, d + 0.5, width - 1, height - 1, RADIUS, "closed", "frame") for d in (5.0, 2.5)]
-    shapes.append(Rect(0.5, 0.5, width - 1, height - 1, RADIUS, "closed", _stroke(cluster), cluster.kind == "region"))
+    shapes.append(
+        Rect(0.5, 0.5, width - 1, height - 1, RADIUS, "closed", frame_stroke(cluster), cluster.kind == "region")
+    )
     mark = badge(cluster)
     across = text_width(cluster.title, TITLE, bold=True) + (text_width(mark, SMALL) + 20 if mark else 0)
     x = (width - across) / 2
@@ -286,17 +296,24 @@ def closed_shapes(cluster: Cluster, width: float, height: float) -> Group:
     return Group(cluster.id, cluster_tip(cluster), tuple(shapes))
 
 
-def frame_shapes(cluster: Cluster, width: float, height: float, title_x: float, depth: int) -> list[Shape]:
-    """The frame of an open cluster with its title, from (0, 0)."""
-    fill = {"structural": "structural", "region": "region"}.get(cluster.kind, "module" if depth % 2 == 0 else "module2")
+def frame_fill(cluster: Cluster, depth: int) -> str:
+    """The colour of an open cluster; modules alternate with depth."""
+    return {"structural": "structural", "region": "region"}.get(cluster.kind, "module2" if depth % 2 else "module")
+
+
+def frame_shapes(cluster: Cluster, width: float, height: float, title_x: float, depth: int) -> Group:
+    """The frame of an open cluster with its title, from (0, 0); behind a repeat lie sheets."""
+    fill, stroke, dashed = frame_fill(cluster, depth), frame_stroke(cluster), cluster.kind == "region"
+    offsets = (SHEET, SHEET / 2, 0.0) if cluster.count > 1 else (0.0,)
+    sheets = [
+        Rect(d + 0.5, d + 0.5, width - 1, height - 1, RADIUS + 2, fill, stroke, dashed and not d) for d in offsets
+    ]
+    return Group("", cluster_tip(cluster), (*sheets, *title_shapes(cluster, title_x)))
+
+
+def title_shapes(cluster: Cluster, x: float) -> list[Shape]:
+    """Title, badge and parameter count of an open cluster, from `x` on."""
     shapes: list[Shape] = []
-    if cluster.count > 1:
-        for d in (6.0, 3.0):
-            shapes.append(Rect(d + 0.5, d + 0.5, width - 1, height - 1, RADIUS + 2, fill, _stroke(cluster)))
-    shapes.append(
-        Rect(0.5, 0.5, width - 1, height - 1, RADIUS + 2, fill, _stroke(cluster), cluster.kind == "region", 1.2)
-    )
-    x = title_x
     if cluster.title:
         shapes.append(Text(x, 17, cluster.title, TITLE, "ink", bold=True))
         x += text_width(cluster.title, TITLE, bold=True) + 7
@@ -307,10 +324,10 @@ def frame_shapes(cluster: Cluster, width: float, height: float, title_x: float, 
     size = size_text(cluster)
     if size:
         shapes.append(Text(x, 17, size, SMALL, "muted"))
-    return [Group(f"{cluster.id}-frame", cluster_tip(cluster), tuple(shapes))]
+    return shapes
 
 
-def _stroke(cluster: Cluster) -> str:
+def frame_stroke(cluster: Cluster) -> str:
     return "structural-frame" if cluster.kind in ("structural", "region") else "frame"
 
 

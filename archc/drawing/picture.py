@@ -17,7 +17,7 @@ from archc.ir.cost import count_params, graph_flops
 from archc.ir.graph import Graph, Node, Parameter, Value
 
 LONGEST_STACK = 12  # rows in one box
-AUTO_ROWS = 64  # as many rows as a page holds: modules are opened, level by level, while they fit
+WHOLE, MOST = 44, 72  # rows on a page: what fits into the first is opened whole, one of each kind up to the second
 
 
 @dataclass(eq=False, slots=True)
@@ -104,7 +104,8 @@ class Picture:
 
     def families(self) -> list[str]:
         """The families that occur, in the order of the legend."""
-        found = {r.family for b in self.root.blocks() if isinstance(b, Box) for r in b.rows}
+        boxes = (b for b in self.root.blocks() if isinstance(b, Box) and b.kind == "ops")
+        found = {r.family for b in boxes for r in b.rows}
         return [f for f in words.FAMILIES if f in found]
 
 
@@ -114,34 +115,33 @@ def compose(graph: Graph) -> Picture:
 
 
 def opened(picture: Picture, collapse: Literal["auto", "all", "none"] | int = "auto") -> set[str]:
-    """The ids of the clusters to draw open: those of the first `collapse` levels, `none` collapsed, `all`, or (`auto`)
-    level by level as many as stay readable."""
-    levels: list[list[Cluster]] = []
-    level = [picture.root]
-    while level:
-        levels.append(level)
-        level = [c for parent in level for c in parent.children if isinstance(c, Cluster)]
+    """The ids of the clusters to draw open: those of the first `collapse` levels; every one (`none` is collapsed) or
+    only the network itself (`all` are); or (`auto`) as many as stay readable, and of what is alike the first."""
     chosen = {picture.root.id}
-    if collapse == "all":
-        return chosen
-    rows = _weight(picture.root)
-    for depth, clusters in enumerate(levels[1:], 1):
-        if isinstance(collapse, int) and depth > collapse:
+    rows, depth = _weight(picture.root), 0
+    seen: set[tuple[str, str]] = set()
+    level = [c for c in picture.root.children if isinstance(c, Cluster)]
+    while level:
+        depth += 1
+        if collapse == "all" or (isinstance(collapse, int) and depth > collapse):
             break
-        more = sum(_weight(c) for c in clusters)
-        if collapse == "auto" and rows + more > AUTO_ROWS and depth > 1:
-            # A level that does not fit whole: what happens inside routed parts is worth more than plain modules.
-            clusters = [c for c in clusters if c.kind in ("structural", "region") and _parent_open(levels, c, chosen)]
-            more = sum(_weight(c) for c in clusters)
-            if rows + more > 2 * AUTO_ROWS:
-                break
-        rows += more
-        chosen |= {c.id for c in clusters if _parent_open(levels, c, chosen)}
+        whole = collapse != "auto" or rows + sum(map(_weight, level)) <= WHOLE
+        following: list[Cluster] = []
+        for cluster in level:
+            kind = (_stem(cluster.title), cluster.note)
+            if not whole and (kind in seen or rows + _weight(cluster) > MOST):
+                continue
+            seen.add(kind)
+            rows += _weight(cluster)
+            chosen.add(cluster.id)
+            following += (c for c in cluster.children if isinstance(c, Cluster))
+        level = following
     return chosen
 
 
-def _parent_open(levels: Sequence[Sequence[Cluster]], cluster: Cluster, chosen: set[str]) -> bool:
-    return any(cluster in parent.children and parent.id in chosen for level in levels for parent in level)
+def _stem(title: str) -> str:
+    """A title without the number that tells it from its like: `stage` of `stage2`."""
+    return re.sub(r"\d+(?=$| · )", "", title)
 
 
 def _weight(cluster: Cluster) -> int:
@@ -201,7 +201,7 @@ class _Composer:
         if isinstance(item, Repeat):
             cluster.count, cluster.tied = item.count, item.tied
             if len(inner) == 1 and not isinstance(inner[0], (Node, Repeat)):
-                cluster.title, inner = re.sub(r"\d+$", "", inner[0].name), inner[0].items
+                cluster.title, inner = _stem(inner[0].name), inner[0].items
         else:
             cluster.title = item.name
         cluster.ins, cluster.outs = self.ports(item.items)
@@ -209,7 +209,7 @@ class _Composer:
         cluster.params = self.params(item.items)
         cluster.note = words.ops_text(self.tree.nodes(inner))
         self.connect(cluster)
-        return cluster
+        return _merged(cluster)
 
     def params(self, items: Sequence[Item]) -> int:
         nodes = (m for n in self.tree.all_nodes(items) for m in [*(x for r in n.regions for x in r.walk()), n])
@@ -250,7 +250,8 @@ class _Composer:
     def structural(self, node: Node) -> Cluster:
         """The cluster of `moe`, `skip`, `exit` or `scan`: its regions, and where their results come together."""
         ins = list(dict.fromkeys(node.inputs))
-        made = Cluster(self.new_id(), "structural", words.op_text(node), node=node, ins=ins, outs=list(node.outputs))
+        _, outs = self.ports([node])
+        made = Cluster(self.new_id(), "structural", words.op_text(node), node=node, ins=ins, outs=outs)
         made.params = self.params([node])
         regions = self.tree.regions[node]
         made.note = words.ops_text([n for r in regions for n in self.tree.nodes(r.items)])
@@ -264,13 +265,14 @@ class _Composer:
             cell, graph = clusters[0], regions[0].graph
             for i, value in enumerate(graph.outputs):
                 port = cell.outs.index(self.tree.drawn(value))
-                made.edges.append(Edge((cell, port), (None, i)))
+                if node.outputs[i] in outs:
+                    made.edges.append(Edge((cell, port), (None, outs.index(node.outputs[i]))))
                 formal = graph.inputs[i] if i else None
                 if formal in cell.ins:
                     made.edges.append(Edge((cell, port), (cell, cell.ins.index(formal)), style="loop"))
             return made
         title, note = _choice(node)
-        choice = Box(self.new_id(), "choice", [], [], list(node.outputs), title, note)
+        choice = Box(self.new_id(), "choice", [], [], outs, title, note)
         for i, cluster in enumerate(clusters):
             control = i == 0 and node.op.name in ("moe", "skip")
             for port, value in enumerate(cluster.outs):
@@ -280,7 +282,7 @@ class _Composer:
                 )
         if node.op.name == "skip":
             made.edges.append(Edge((None, ins.index(node.inputs[0])), (choice, 0)))
-        made.edges.append(Edge((choice, 0), (None, 0)))
+        made.edges += [Edge((choice, 0), (None, i)) for i in range(len(outs))]
         made.children.append(choice)
         return made
 
@@ -327,6 +329,19 @@ class _Composer:
         return words.shape_text([value.type])
 
 
+def _merged(cluster: Cluster) -> Cluster:
+    """A module that holds nothing but one cluster is one frame with that: `stage · skip`."""
+    only = cluster.children[0]
+    if len(cluster.children) > 1 or not isinstance(only, Cluster) or (cluster.count > 1 and only.count > 1):
+        return cluster
+    if (len(only.ins), len(only.outs)) != (len(cluster.ins), len(cluster.outs)):
+        return cluster
+    only.title = " · ".join(t for t in (cluster.title, only.title) if t)
+    only.count, only.tied = cluster.count * only.count, cluster.tied or only.tied
+    only.ins = [cluster.ins[e.tail[1]] for i in range(len(only.ins)) for e in cluster.edges if e.head == (only, i)]
+    return only
+
+
 def _is_terminal(block: Block) -> bool:
     return isinstance(block, Box) and block.kind == "input"
 
@@ -359,13 +374,16 @@ def _fuse(cluster: Cluster) -> None:
 def _choice(node: Node) -> tuple[str, str]:
     p = node.params
     if node.op.name == "moe":
-        many = node.regions[1:]
-        return "weighted sum", f"of the top {getattr(p, 'top_k')} of {len(many) - bool(getattr(p, 'shared'))}"
+        return "weighted sum", f"of the top {getattr(p, 'top_k')} of {words.expert_count(node)}"
     if node.op.name == "skip":
         if getattr(p, "budget") is not None:
             return "choose", f"body(x) for the {getattr(p, 'budget'):.0%} with the largest gate, else x"
         soft = getattr(p, "mode") == "soft"
-        return ("blend", "g·body(x) + (1−g)·x") if soft else ("choose", f"body(x) if g > {getattr(p, 'threshold'):g}, else x")
+        return (
+            ("blend", "g·body(x) + (1−g)·x")
+            if soft
+            else ("choose", f"body(x) if g > {getattr(p, 'threshold'):g}, else x")
+        )
     measure = str(getattr(p, "confidence")).replace("_", " ")
     return "choose", f"head(x) if {measure} ≥ {getattr(p, 'threshold'):g}, else rest(x)"
 

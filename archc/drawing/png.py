@@ -17,7 +17,7 @@ def write_png(sheet: Sheet) -> bytes:
     """The PNG's bytes, at two pixels a point, less where the page is very large."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
+    from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path
 
     scale = min(SCALE, math.sqrt(MAX_PIXELS / (sheet.width * sheet.height)), 60_000 / max(sheet.width, sheet.height))
@@ -29,14 +29,10 @@ def write_png(sheet: Sheet) -> bytes:
     axes.axis("off")
     for order, shape in enumerate(_flat(sheet.shapes)):
         if isinstance(shape, Rect):
-            radius = min(shape.radius, shape.width / 2, shape.height / 2)
-            style = f"round,pad=0,rounding_size={radius}" if radius else "square,pad=0"
+            corners, codes = rounded(shape)
             axes.add_patch(
-                FancyBboxPatch(
-                    (shape.x, shape.y),
-                    shape.width,
-                    shape.height,
-                    boxstyle=style,
+                PathPatch(
+                    Path(corners, codes),
                     facecolor=LIGHT[shape.fill],
                     edgecolor=LIGHT[shape.stroke] if shape.stroke else "none",
                     linewidth=shape.line,
@@ -68,6 +64,18 @@ def write_png(sheet: Sheet) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def rounded(r: Rect) -> tuple[list[tuple[float, float]], list[int]]:
+    """A rectangle with round corners as points and codes of a matplotlib path (1 move, 2 line, 4 cubic, 79 close)."""
+    x0, y0, x1, y1 = r.x, r.y, r.x + r.width, r.y + r.height
+    a = min(r.radius, r.width / 2, r.height / 2)
+    k = a * 0.4477  # of a cubic curve's handle that follows a quarter circle
+    points = [(x0 + a, y0), (x1 - a, y0), (x1 - k, y0), (x1, y0 + k), (x1, y0 + a)]
+    points += [(x1, y1 - a), (x1, y1 - k), (x1 - k, y1), (x1 - a, y1)]
+    points += [(x0 + a, y1), (x0 + k, y1), (x0, y1 - k), (x0, y1 - a)]
+    points += [(x0, y0 + a), (x0, y0 + k), (x0 + k, y0), (x0 + a, y0), (x0 + a, y0)]
+    return points, [1, *[2, 4, 4, 4] * 4, 79]
 
 
 def _flat(shapes: Iterable[Shape]) -> Iterable[Rect | Text | Line]:

@@ -40,7 +40,7 @@ def shape_svg(shape: Shape) -> str:
         return f"<g{mark}>{title}{''.join(map(shape_svg, shape.shapes))}</g>"
     if isinstance(shape, Rect):
         radius = f' rx="{number(shape.radius)}"' if shape.radius else ""
-        stroke = f"{_paint('stroke', shape.stroke)} stroke-width=\"{number(shape.line)}\"" if shape.stroke else ""
+        stroke = f'{_paint("stroke", shape.stroke)} stroke-width="{number(shape.line)}"' if shape.stroke else ""
         dash = ' stroke-dasharray="4 3"' if shape.dashed else ""
         size = f'width="{number(shape.width)}" height="{number(shape.height)}"'
         classes = _classes(fill=shape.fill, stroke=shape.stroke)
@@ -92,7 +92,11 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 
 def number(value: float) -> str:
     """Two decimals at most, none that say nothing."""
-    return f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0", 1) if abs(value) < 0.005 else f"{value:.2f}".rstrip("0").rstrip(".")
+    return (
+        f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0", 1)
+        if abs(value) < 0.005
+        else f"{value:.2f}".rstrip("0").rstrip(".")
+    )
 
 
 def _paint(attribute: str, role: str) -> str:

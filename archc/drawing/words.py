@@ -27,8 +27,9 @@ FAMILY_OF = {category: family for family, categories in FAMILIES.items() for cat
 GLYPHS: Mapping[str, str] = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "matmul": "@", "concat": "concat"}
 """Ops that join values are small: a circle, or a pill for a word."""
 
-_QUIET = {"init", "bias", "dtype", "eps", "momentum", "rope_base", "interleaved", "affine", "noise", "balance", "z_loss"}
-_BY_POSITION = {"out", "count", "dim", "factor", "r", "size", "parts", "value", "k", "num_classes", "equation", "kind"}
+_QUIET = {"init", "bias", "eps", "momentum", "rope_base", "interleaved", "affine", "noise", "balance", "z_loss"}
+_BY_POSITION = {"out", "count", "dim", "factor", "r", "size", "sizes", "parts", "value", "k", "num_classes", "equation"}
+_BY_POSITION |= {"kind", "shape", "order", "dtype"}
 
 
 def family(node: Node) -> str:
@@ -45,6 +46,8 @@ def op_text(node: Node) -> str:
     'conv 3×3, 4, /2'
     """
     p = node.params
+    if node.op.name == "moe":
+        return f"moe, top {getattr(p, 'top_k')} of {expert_count(node)}"
     values = {k: getattr(p, k) for k in type(p).model_fields}
     changed = {
         k: v for k, v in values.items() if type(p).model_fields[k].is_required() or v != type(p).model_fields[k].default
@@ -56,7 +59,8 @@ def op_text(node: Node) -> str:
         words.append("×".join(map(str, kernel if isinstance(kernel, tuple) else (kernel,) * rank)))
     for name in list(changed):
         if name in _BY_POSITION:
-            words.append(_plain(changed.pop(name)))
+            value = changed.pop(name)
+            words.append(" ".join(map(str, value)) if name == "order" else _plain(value))
     stride, groups = changed.pop("stride", None), changed.pop("groups", None)
     if stride is not None:
         words.append("/" + _plain(stride))
@@ -78,6 +82,11 @@ def op_text(node: Node) -> str:
     return text if len(text) <= 44 else text[:43] + "…"
 
 
+def expert_count(node: Node) -> int:
+    """How many experts a `moe` chooses from: its regions but the router and a shared expert."""
+    return len(node.regions) - 1 - bool(getattr(node.params, "shared"))
+
+
 def parameters_text(node: Node) -> list[str]:
     """Every parameter of an op, one `name = value` each."""
     return [f"{k.rstrip('_')} = {_plain(getattr(node.params, k))}" for k in type(node.params).model_fields]
@@ -85,7 +94,7 @@ def parameters_text(node: Node) -> list[str]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
-        return "×".join(map(_plain, value)) if all(isinstance(v, int) for v in value) else ", ".join(map(_plain, value))
+        return "×".join(map(_plain, value))
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value)
