@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archc.backends.runtime import Artifact
+    from archc.facade.bench import bench
     from archc.facade.compile import build, compile, load_artifact, verify
+    from archc.facade.export import export
     from archc.facade.model import Model, load, loads
-    from archc.facade.train import train
+    from archc.facade.train import gallery, train
     from archc.ir.diagnostics import CompileError, Diagnostic
 
 __version__ = "0.1.0"
@@ -25,8 +27,11 @@ _HOMES = {
     "CompileError": "archc.ir.diagnostics",
     "Diagnostic": "archc.ir.diagnostics",
     "Model": "archc.facade.model",
+    "bench": "archc.facade.bench",
     "build": "archc.facade.compile",
     "compile": "archc.facade.compile",
+    "export": "archc.facade.export",
+    "gallery": "archc.facade.train",
     "load": "archc.facade.model",
     "load_artifact": "archc.facade.compile",
     "loads": "archc.facade.model",
@@ -39,8 +44,11 @@ __all__ = [
     "CompileError",
     "Diagnostic",
     "Model",
+    "bench",
     "build",
     "compile",
+    "export",
+    "gallery",
     "load",
     "load_artifact",
     "loads",

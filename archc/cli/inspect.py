@@ -45,7 +45,6 @@ def fmt(
 
     Example: archc fmt examples/*.arch --check
     """
-    from archc.backends.weights import atomic_file
     from archc.grammar.format import format_source
     from archc.grammar.source import read_source
 
@@ -63,6 +62,8 @@ def fmt(
         changed += 1
         print(f"{'would change' if check else 'changed'} {file}")
         if not check:
+            from archc.backends.weights import atomic_file
+
             with atomic_file(file) as temporary:
                 temporary.write_text(laid_out, encoding="utf-8", newline="\n")
     raise typer.Exit(worst or int(check and changed > 0))

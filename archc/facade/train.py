@@ -14,6 +14,8 @@ from archc.facade.weights import Given
 from archc.ir.diagnostics import fail
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from archc.backends.torch.module import ArchModule
     from archc.backends.torch.training import Task, TrainResult
     from archc.backends.weights import Weights
@@ -114,3 +116,10 @@ def write_report(trained: Trained, folder: Path) -> list[Path]:
         files.append(folder / "gallery.png")
         gallery_picture(trained.module, task, files[-1])
     return files
+
+
+def gallery(module: nn.Module, task: Task, path: Path | str, count: int = 25) -> None:
+    """Draw held-out images of an image task with what a module predicts, as .png or .svg; wrong ones in red."""
+    from archc.backends.torch.training import gallery_picture
+
+    gallery_picture(module, task, path, count=count)

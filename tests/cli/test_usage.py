@@ -1,0 +1,114 @@
+"""Exit codes, JSON for errors, stdout against stderr; a traceback never (the `archc` fixture looks for one)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from archc.cli.app import app
+from archc.cli.main import INTERNAL
+
+BAD = "arch a()\ninput x: f32[N, 4]\noutput y: f32[N, 2]\ny = x -> linaer(2)\n"
+
+
+def commands() -> list[tuple[str, ...]]:
+    tree = get_command(app)
+    found = []
+    for name, command in tree.commands.items():  # type: ignore[attr-defined]
+        found += [(name, sub) for sub in command.commands] if hasattr(command, "commands") else [(name,)]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(archc, command):
+    ran = archc(*command, "--help")
+    assert ran.code == 0
+    assert "Example: archc " + " ".join(command) in " ".join(ran.out.split()), "the help shows how it is used"
+    assert not ran.err
+
+
+def test_alone_it_shows_what_there_is(archc):
+    ran = archc()
+    assert ran.code == 2
+    assert "compile" in ran.out + ran.err
+
+
+def test_version(archc):
+    assert archc("--version").out.startswith("archc ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["check", "missing.arch"], "E0001", 2),
+        (["summary", "missing.arch"], "E0001", 2),
+        (["check", "bad.arch"], "E0201", 1),
+        (["hash", "bad.arch"], "E0201", 1),
+        (["frobnicate"], "E0022", 2),
+        (["check", "--frobnicate", "good.arch"], "E0022", 2),
+        (["compile", "good.arch"], "E0022", 2),
+        (["compile"], "E0022", 2),
+        (["export", "good.arch", "--format", "caffe", "-o", "x"], "E0022", 2),
+        (["check", "good.arch", "--set", "width"], "E0021", 2),
+        (["check", "good.arch", "--dim", "N=many"], "E0021", 2),
+        (["compile", "good.arch", "-o", "x.archc", "--batch", "all"], "E0024", 2),
+        (["compile", "fixed.arch", "-o", "x.archc", "--batch", "8"], "E0516", 1),
+        (["compile", "good.arch", "-o", "x.archc", "--pass", "fold_batchnorm"], "E0401", 1),
+        (["compile", "good.arch", "-o", "x.archc", "--weights", "missing.safetensors"], "E0601", 2),
+        (["compile", "good.arch", "-o", "x.archc", "--weights", "good.arch"], "E0602", 1),
+        (["compile", "good.arch", "-o", "x.archc", "--target", "abacus"], "E0501", 4),
+        (["compile", "good.arch", "-o", "nowhere/x.archc"], "E0608", 1),
+        (["train", "good.arch", "--task", "digitz", "-o", "w.safetensors"], "E0610", 1),
+        (["train", "good.arch", "--task", "digits", "-o", "w.safetensors"], "E0615", 1),
+        (["train", "good.arch", "--task", "digits", "-o", "nowhere/w.safetensors"], "E0608", 1),
+        (["train", "good.arch", "--task", "digits", "-o", "w.safetensors", "--recipe", "speed=9"], "E0617", 1),
+        (["train", "good.arch", "--task", "digits", "-o", "w.safetensors", "--device", "cuda:63"], "E0621", 4),
+        (["run", "missing.archc", "--input", "x.npy"], "E0509", 2),
+        (["run", "good.arch", "--input", "x.npy"], "E0510", 1),
+        (["profile", "good.arch"], "E0510", 1),
+        (["bench", "good.arch", "--against", "jax"], "E0027", 2),
+        (["explain", "E9999"], "E0020", 2),
+        (["ops", "linaer"], "E0201", 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_errors(archc, monkeypatch, tmp_path, arguments, code, exit_code):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.arch").write_text(BAD)
+    Path("good.arch").write_text(BAD.replace("linaer", "linear"))
+    Path("fixed.arch").write_text(BAD.replace("linaer", "linear").replace("N", "2"))
+    ran = archc(*arguments)
+    assert (ran.code, f"error[{code}]" in ran.err, ran.out) == (exit_code, True, ""), ran
+    if "explain" not in arguments:
+        ran = archc(*arguments, "--json")
+        assert ran.code == exit_code
+        assert [d["code"] for d in ran.json["diagnostics"]] == [code]
+        assert ran.json["ok"] is False
+        assert not ran.err
+    assert not Path("x.archc").exists()
+
+
+def test_a_good_program_is_silent(archc, wine):
+    ran = archc("check", wine)
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+    assert archc("check", wine, "--json").json == {"ok": True, "diagnostics": []}
+
+
+def test_our_mistakes_leave_a_report_and_no_traceback(archc, wine, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("archc.grammar.load.check", broken)
+    ran = archc("check", wine)
+    assert ran.code == INTERNAL
+    report = Path(ran.err.split()[-1])
+    assert "ZeroDivisionError: a bug" in report.read_text()
+    report.unlink()
+
+
+def test_an_unwritable_place_is_told_before_training(archc, digits, tmp_path):
+    ran = archc("train", digits, "--task", "digits", "-o", tmp_path / "no" / "w.safetensors")
+    assert ran.code == 1
+    assert "training" not in ran.err
