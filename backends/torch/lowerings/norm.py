@@ -25,12 +25,14 @@ def _(n: TorchNode) -> str:
 
 @lowering("group_norm")
 def _(n: TorchNode) -> str:
-    return f"F.group_norm({n.x}, {n.p.groups}, {n.weight}, {n.bias}, {n.p.eps})"
+    # not F.group_norm, which refuses a group of one element although its result (0) is well defined
+    return f"torch.group_norm({n.x}, {n.p.groups}, {n.weight}, {n.bias}, {n.p.eps})"
 
 
 @lowering("instance_norm")
 def _(n: TorchNode) -> str:
-    return f"F.instance_norm({n.x}, weight={n.weight}, bias={n.bias}, eps={n.p.eps})"
+    # not F.instance_norm, which refuses a channel of one position
+    return f"torch.instance_norm({n.x}, {n.weight}, {n.bias}, None, None, True, 0.0, {n.p.eps}, False)"
 
 
 @lowering("rms_norm")
