@@ -78,7 +78,7 @@ is given.
 call also takes `name = "…"`, which fixes the name of its weights. Tensors are fed with `->`, or stand among the
 arguments; an operand with `?` may be left out, `k=q` is `q` when left out, and `*xs` is one or more.
 
-**Costs** are of the example, for one sample where its first axis is `N`: a multiplication and an addition are two FLOPs.
+**Costs** are of the example, for one sample where its first axis is `N`: an addition or a product is one FLOP.
 """
 
 ERRORS_HEAD = """\

@@ -24,6 +24,7 @@ import pytest
 from archc.grammar.limits import DEFAULT, flags
 from archc.grammar.load import check_text
 from archc.grammar.parser import parse
+from archc.ir import op
 from archc.ir.explain import codes
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,16 @@ def test_a_fragment_parses(block: Block) -> None:
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ARCHC_CACHE", str(tmp_path / "cache"))
+    known = dict(op.REGISTRY)
     namespace: dict[str, Any] = {"examples": ROOT / "examples"}
+    try:
+        run_blocks(page, namespace)
+    finally:  # what a page registers stays there
+        op.REGISTRY.clear()
+        op.REGISTRY.update(known)
+
+
+def run_blocks(page: Path, namespace: dict[str, Any]) -> None:
     for block in blocks(page):
         if block.kind == "arch":
             namespace["program"] = block.text
@@ -95,7 +105,8 @@ def test_commands_run(block: Block, tmp_path: Path) -> None:
     said = ""
     for line in block.text.splitlines():
         if line.startswith("$ "):
-            command = line[2:].replace("archc ", f"{sys.executable} -m archc ", 1)
+            command = re.sub(r"^archc ", "python -m archc ", line[2:])
+            command = re.sub(r"^python ", f"{sys.executable} ", command)
             done = subprocess.run(
                 command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
             )
@@ -142,6 +153,24 @@ def test_the_limits_in_the_guide_are_the_defaults() -> None:
     assert {flag: words.get(said) or int(said) for flag, said in rows.items()} == {
         flag: getattr(DEFAULT, field) for field, flag in flags().items()
     }
+
+
+def test_the_readme_begins_with_its_two_commands() -> None:
+    install, tests = blocks(ROOT / "README.md")[:2]
+    assert install.text.count("\n") == tests.text.count("\n") == 1
+    assert "pip install -e ." in install.text
+    assert install.text.endswith(" && .venv/bin/python examples/digits.py\n")
+    assert tests.text.endswith(" && .venv/bin/python -m pytest -n 2\n")
+    for block in (install, tests):
+        assert subprocess.run(["bash", "-n", "-c", block.text], capture_output=True).returncode == 0
+
+
+def test_the_ci_runs_the_readmes_command() -> None:
+    line = next(x for x in (ROOT / ".ci/run").read_text().splitlines() if x.startswith("tests="))
+    found = subprocess.run(
+        ["bash", "-c", f"{line}; printf '%s\\n' \"$tests\""], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.stdout == blocks(ROOT / "README.md")[1].text
 
 
 def test_a_wrong_block_would_be_noticed() -> None:
