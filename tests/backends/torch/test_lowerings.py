@@ -132,3 +132,11 @@ def test_numbers_stand_in_expressions(value: str) -> None:
 def test_clamp_keeps_integers_whole() -> None:
     graph = graph_of(["x -> clamp(-1, 2)"], ["i64[N]"])
     assert torch.equal(to_torch(graph)(torch.tensor([-5, 0, 7])), torch.tensor([-1, 0, 2]))
+
+
+@pytest.mark.parametrize(("expression", "shape"), [("x -> instance_norm", (1, 6, 1)), ("x -> group_norm(4)", (1, 4))])
+def test_a_norm_of_single_elements_is_zero(expression: str, shape: tuple[int, ...]) -> None:
+    """`F.group_norm` and `F.instance_norm` refuse them; the result is well defined."""
+    graph = graph_of([expression], [f"f32[{', '.join(map(str, shape))}]"])
+    module = to_torch(graph).double().eval()
+    assert module(torch.randn(shape, dtype=torch.float64)).abs().max() < 1e-10
