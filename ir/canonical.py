@@ -48,24 +48,27 @@ class _Canonicaliser:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.renamed: dict[str, Dim] = {s: symbol(f"s{i}") for i, s in enumerate(graph.symbols())}
-        self.texts: dict[Params, str] = {}
+        self.scopes: dict[Graph, dict[str, Dim]] = {}  # of each region, outer symbols included
+        self.texts: dict[tuple[Params, int], str] = {}
         self.forward: dict[Value, bytes] = {}
         self.backward: dict[Value, bytes] = {}
         self.roles: dict[Parameter, list[tuple[Node, str]]] = {}
-        self._name_region_symbols(graph, 0)
+        self._name_region_symbols(graph, self.renamed, 0)
         for node in graph.walk():
             for role, parameter in node.weights.items():
                 self.roles.setdefault(parameter, []).append((node, role))
         self.outputs = {v for g in graph.graphs() for v in g.outputs}
         self.colours = {p: self.spec(p) for p in self.roles}
 
-    def _name_region_symbols(self, graph: Graph, depth: int) -> None:
-        """Regions have symbols of their own (`Rows`, `Kept`): number them by depth, whatever the order of the nodes."""
+    def _name_region_symbols(self, graph: Graph, scope: dict[str, Dim], depth: int) -> None:
+        """Regions have symbols of their own (`Rows`, `Kept`), which may share a name with those of other regions:
+        number them by depth, whatever the order of the nodes."""
+        self.scopes[graph] = scope
         for node in graph.nodes:
             for region in node.regions:
-                own = [s for s in region.symbols() if s not in self.renamed]
-                self.renamed |= {s: symbol(f"r{depth}_{i}") for i, s in enumerate(own)}
-                self._name_region_symbols(region, depth + 1)
+                own = [s for s in region.symbols() if s not in scope]
+                inner = scope | {s: symbol(f"r{depth}_{i}") for i, s in enumerate(own)} if own else scope
+                self._name_region_symbols(region, inner, depth + 1)
 
     def result(self) -> Canonical:
         self.refine()
@@ -95,6 +98,7 @@ class _Canonicaliser:
         self._backward(self.graph, outputs)
 
     def _forward(self, graph: Graph, inputs: Sequence[bytes]) -> None:
+        before, self.renamed = self.renamed, self.scopes[graph]
         for value, colour in zip(graph.inputs, inputs, strict=True):
             self.forward[value] = _digest(colour, self.type(value.type).encode())
         for node in graph.nodes:
@@ -112,6 +116,7 @@ class _Canonicaliser:
             own = _digest(node.op.name.encode(), self.params(node.params).encode(), *parts)
             for value in node.outputs:
                 self.forward[value] = _digest(own, str(value.index).encode()) if value.index else own
+        self.renamed = before
 
     def _backward(self, graph: Graph, above: dict[Value, list[bytes]]) -> None:
         links: set[Node] = set()
@@ -166,10 +171,11 @@ class _Canonicaliser:
         return str(type_.substitute(self.renamed))
 
     def params(self, params: Params) -> str:
-        text = self.texts.get(params)
+        key = params, id(self.renamed)
+        text = self.texts.get(key)
         if text is None:
             fields = ((k, self.field(getattr(params, k))) for k in type(params).model_fields)
-            text = self.texts[params] = ",".join(f"{k}={v!r}" for k, v in fields)
+            text = self.texts[key] = ",".join(f"{k}={v!r}" for k, v in fields)
         return text
 
     def field(self, value: Any) -> Any:
@@ -191,6 +197,7 @@ class _Writer:
         self.weights: dict[Parameter, str] = {}
 
     def graph(self, graph: Graph, captured: Sequence[str]) -> None:
+        before, self.colours.renamed = self.colours.renamed, self.colours.scopes[graph]
         formals = len(graph.inputs) - len(captured)
         for i, value in enumerate(graph.inputs):
             if i < formals:
@@ -201,6 +208,7 @@ class _Writer:
         for output in graph.outputs:
             self.visit(output)
         self.lines.append("return " + " ".join(self.numbers[v] for v in graph.outputs))
+        self.colours.renamed = before
 
     def visit(self, output: Value) -> None:
         stack = [output]

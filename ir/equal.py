@@ -88,6 +88,7 @@ class _Comparison:
         what = f"{r.name} of {a.name}"
         formals = r.inputs[: len(r.inputs) - a.captures], s.inputs[: len(s.inputs) - b.captures]
         self.need(len(formals[0]) == len(formals[1]), f"{what}: {len(formals[0])} and {len(formals[1])} inputs")
+        outside = dict(self.symbols)  # a region's own symbols may be called as those of the region beside it
         for x, y in zip(*formals, strict=True):
             self.types(f"an input of {what}", x.type, y.type)
             self.values[x] = y
@@ -96,6 +97,7 @@ class _Comparison:
         for y, outer in zip(s.inputs[len(formals[1]) :], b.captured, strict=True):
             self.values[y] = self.origin(outer)
         self.graphs(what, r, s)
+        self.symbols = outside
 
     def weights(self, what: str, a: Parameter, b: Parameter) -> None:
         known, back = self.parameters.setdefault(a, b), self.found.setdefault(b, a)

@@ -236,7 +236,7 @@ class _Runner:
         self.module.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()})
         with torch.no_grad():
             outputs = self.module(*self.inputs)
-        return [o.numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        return [o.detach().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
 def _change(before: list[Array], after: list[Array]) -> float:
@@ -245,6 +245,8 @@ def _change(before: list[Array], after: list[Array]) -> float:
 
     worst = 0.0
     for a, b in zip(before, after, strict=True):
+        if a.dtype.kind != "f":  # bools and whole numbers are the same or not
+            a, b = a.astype(np.float64), b.astype(np.float64)
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             return math.inf
         scale = float(np.abs(a).max()) if a.size else 0.0

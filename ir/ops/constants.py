@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import PositiveInt, model_validator
@@ -9,7 +10,7 @@ from pydantic import PositiveInt, model_validator
 from archc.ir.dims import Dim
 from archc.ir.graph import GraphBuilder, Value
 from archc.ir.init import ZEROS, Init
-from archc.ir.op import Call, Dims, OpDef, Params, Weight, register
+from archc.ir.op import BindError, Call, Dims, OpDef, Params, Weight, register
 from archc.ir.types import FLOATS, INTEGERS, DType
 
 Number = bool | int | float
@@ -124,6 +125,21 @@ def _letter_sizes(call: Call[ParameterParams], dims: Dims) -> Dims:
     return sizes
 
 
+def trained(op: str) -> Callable[[Call[Any], Dims], None]:
+    """A check that the weight of `op`, whose dtype the program chooses, can be trained."""
+
+    def check(call: Call[Any], dims: Dims) -> None:
+        if call.params.dtype not in FLOATS:
+            raise BindError(
+                "E0304",
+                f"`{op}` is trained, so it needs a float dtype",
+                label=f"found {call.params.dtype}",
+                help="`buffer` holds numbers that are not trained",
+            )
+
+    return check
+
+
 PARAMETER = register(
     OpDef(
         name="parameter",
@@ -132,6 +148,7 @@ PARAMETER = register(
         params=ParameterParams,
         sizes=_letter_sizes,
         weights={"weight": Weight(Init("normal", 0.02), main=True)},
+        check=trained("parameter"),
         example='fn(x) { return x + parameter([6, 1], init = "ones") }',
         category="constant",
     )

@@ -12,7 +12,7 @@ from archc.ir.dims import product as dim_product
 from archc.ir.graph import GraphBuilder, Node, Value
 from archc.ir.init import Init, fan_in_uniform
 from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, Weight, register
-from archc.ir.ops.constants import PARAMETER, scalar
+from archc.ir.ops.constants import PARAMETER, scalar, trained
 from archc.ir.ops.elementwise import ADD, MUL
 from archc.ir.types import DType, TensorType
 
@@ -116,6 +116,7 @@ EMBEDDING = register(
         doc="A row of a table for each index; an index out of range is an error.",
         line="ids:int[*b]; weight[count!, dim] -> [*b, dim]",
         params=EmbeddingParams,
+        check=trained("embedding"),
         weights={"weight": Weight(Init("normal", 1.0), main=True)},
         example="embedding(10, 4)",
         example_inputs=("i64[N, 5]",),

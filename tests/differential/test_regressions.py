@@ -1,0 +1,76 @@
+"""Mistakes that random networks have found, each as the smallest program that shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from archc.grammar.load import loads
+from archc.ir.canonical import canonical
+from archc.ir.clone import clone
+from archc.ir.diagnostics import CompileError
+from archc.ir.dims import symbol
+from archc.ir.equal import structurally_equal
+from archc.ir.graph import Graph, Node
+from archc.ir.op import bind
+from archc.metanet.symmetry import certify
+
+TWO_EXITS = """
+arch a
+input  x: f32[N, 4]
+output y: f32[N, 3]
+output z: f32[N, 3]
+def leave = exit(head = linear(3), rest = moe(router = linear(2), experts = copies(2, linear(3)), top_k = 1),
+                 threshold = 0.5)
+y = x -> leave
+z = x -> relu -> leave
+"""
+
+
+def own_symbols_renamed(graph: Graph) -> Graph:
+    """The same network, every region's symbol called otherwise, no two alike."""
+    copy, count = clone(graph), 0
+
+    def rename(node: Node, outer: dict[str, object]) -> None:
+        nonlocal count
+        for region in node.regions:
+            mine = dict(outer)
+            for value in region.inputs:
+                for name in sorted(value.type.symbols):
+                    if name not in mine:
+                        count += 1
+                        mine[name] = symbol(f"R{count}")
+                value.type = value.type.substitute(mine)  # type: ignore[arg-type]
+            for inner in region.nodes:
+                rename(inner, mine)
+        node.bound = bind(node.op, node.call)
+        for value, type_ in zip(node.outputs, node.bound.results, strict=True):
+            value.type = type_
+
+    outer: dict[str, object] = {s: symbol(s) for s in graph.symbols()}
+    for node in copy.nodes:
+        rename(node, outer)
+    return copy
+
+
+def test_regions_side_by_side_may_call_their_symbols_alike_or_not() -> None:
+    graph = loads(TWO_EXITS)
+    renamed = own_symbols_renamed(graph)
+    assert {str(r.inputs[0].type.shape[0]) for n in renamed.nodes for r in n.regions} > {"N", "R1"}
+    assert structurally_equal(graph, renamed) is None
+    assert structurally_equal(renamed, graph) is None
+    assert canonical(graph).hash == canonical(renamed).hash
+
+
+@pytest.mark.parametrize("result", ["x > 0", "x -> argmax(1)", "parameter([3, 4])"])
+def test_certificates_of_bools_whole_numbers_and_bare_parameters(result: str) -> None:
+    type_ = {"x > 0": "bool[N, 4]", "x -> argmax(1)": "i64[N]"}.get(result, "f32[3, 4]")
+    graph = loads(f"arch a\ninput x: f32[N, 4]\noutput y: {type_}\noutput z: f32[N, 2]\ny = {result}\n"
+                  "z = x -> linear(5) -> relu -> linear(2)\n")  # fmt: skip
+    assert certify(graph).ok
+
+
+@pytest.mark.parametrize("made", ['parameter([3], dtype = "i64")', 'x -> argmax(1) -> embedding(4, 3, dtype = "i32")'])
+def test_what_is_trained_is_float(made: str) -> None:
+    with pytest.raises(CompileError) as error:
+        loads(f"arch a\ninput x: f32[N, 4]\noutput y: i64[3]\ny = {made}\n")
+    assert [d.code for d in error.value.diagnostics] == ["E0304"]
