@@ -23,7 +23,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import archc
 from archc.backends.artifact import open_artifact, read_manifest
 from archc.backends.weights import atomic_file
 from archc.ir.diagnostics import CompileError, fail
@@ -202,7 +201,7 @@ def _toolchain() -> dict[str, str]:
 
 def _own_code() -> str:
     """A hash of the compiler's own sources: a version number would not change while one works on it."""
-    package = Path(archc.__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for folder in ("ir", "passes", "backends"):
         for file in sorted((package / folder).resolve().rglob("*.py")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 
 def codes() -> list[str]:
@@ -22,5 +23,5 @@ def page(code: str) -> str | None:
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
-def _folder():  # type: ignore[no-untyped-def]  # importlib's Traversable has moved between releases
+def _folder() -> Traversable:
     return files("archc.ir") / "errors"
