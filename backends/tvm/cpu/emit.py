@@ -71,6 +71,7 @@ class Emitter:
     def __init__(self) -> None:
         self._blocks: list[list[tirx.Stmt]] = [[]]
         self._regions: list[_Region] = [_Region(self._blocks[0])]
+        self._lane: tuple[Expr, int, list[tirx.Stmt]] | None = None  # of the vector loop that is open, and its outside
 
     def finish(self) -> tirx.Stmt:
         """The statement written so far."""
@@ -90,6 +91,19 @@ class Emitter:
         var = tirx.Var(name, str(value.ty.dtype))
         self.add(tirx.Bind(var, value))
         return var
+
+    def keep(self, name: str, value: Expr) -> Expr:
+        """`bind` by way of a local buffer, one element for each lane of the vector loop around it, which LLVM keeps in
+        registers. TVM's analysis follows a name into its value, and takes minutes for an exponential in a logarithm.
+        """
+        if self._lane is None:
+            buffer, at = self.local(name, [1], str(value.ty.dtype)), index(0)
+        else:
+            at, lanes, outside = self._lane
+            buffer = tirx.decl_buffer([index(lanes)], str(value.ty.dtype), name, scope="local")
+            outside.append(tirx.AllocBuffer(buffer))
+        self.store(buffer, [at], value)
+        return tirx.BufferLoad(buffer, [at])
 
     def local(self, name: str, shape: Sequence[int], dtype: str) -> Buffer:
         """A buffer small enough for LLVM to keep in registers or on the stack."""
@@ -128,7 +142,11 @@ class Emitter:
         self._blocks.append([])
         if kind == "parallel":
             self._regions.append(_Region(self._blocks[-1]))
+        around, extent_known = self._lane, as_int(extent)
+        if kind == "vectorized" and extent_known is not None:
+            self._lane = (var, extent_known, self._blocks[-2])
         yield var
+        self._lane = around
         if kind == "parallel":
             self._regions.pop()
         body = _sequence(self._blocks.pop())

@@ -285,7 +285,11 @@ class Evaluator:
         if place in self._known:
             return self._known[place]
         bound = {key(a.var): index for a, index in zip(stage.axes, indices, strict=True)}
-        value = self._bind(self._lower(stage.value, bound))
+        value = self._lower(stage.value, bound)
+        if self._trial is None and is_expensive(stage.value):
+            value = self._out.keep("t", _unguarded(value))
+        else:
+            value = self._bind(value)
         if self._trial is None:
             self._known[place] = value
         return value
