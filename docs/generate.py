@@ -21,7 +21,7 @@ from archc.grammar.calls import in_words, positional_order
 from archc.grammar.parser import parse
 from archc.grammar.program import Program
 from archc.grammar.syntax import Bind
-from archc.grammar.values import spell, tensors_of
+from archc.grammar.values import Tensor, spell, tensors_of
 from archc.ir.cost import graph_flops
 from archc.ir.dims import substitute
 from archc.ir.explain import codes, page
@@ -96,7 +96,7 @@ class _Example(Program):
     """A program whose outputs have the types of what they are bound to."""
 
     def _check_output(self, name: str, item: Bind) -> None:
-        for i, tensor in enumerate(tensors_of(self.env.names[name]) or ()):
+        for i, tensor in enumerate(t for t in tensors_of(self.env.names[name]) or () if isinstance(t, Tensor)):
             key = f"{name}{i}" if i else name
             self.outputs[key] = self.outputs[name]
             self.results[key] = (tensor.value, item.value.span)
