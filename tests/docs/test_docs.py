@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+import archc
+from archc.cli.app import app
 from archc.grammar.limits import DEFAULT
 from archc.grammar.load import check_text
 from archc.grammar.parser import parse
@@ -151,6 +153,19 @@ def test_the_limits_in_the_guide_are_the_defaults() -> None:
     rows = {row[3]: row[1] for row in re.findall(r"^\| (.+?) \| (.+?) \| (E\d+) \| `(\w+)` \|$", text, re.MULTILINE)}
     words = {"16 MiB": 16 << 20, "2 million": 2_000_000, "100 000": 100_000}
     assert {field: words.get(said) or int(said) for field, said in rows.items()} == asdict(DEFAULT)
+
+
+def test_the_guide_names_what_the_package_offers() -> None:
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    for name in archc.__all__:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_the_guide_and_the_readme_name_only_commands_that_exist() -> None:
+    commands = {command.name or "" for command in app.registered_commands} | {"cache"}
+    for page in PAGES:
+        named = set(re.findall(r"^(?:\$ )?archc ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+        assert named <= commands, page.name
 
 
 def test_the_readme_begins_with_its_two_commands() -> None:
