@@ -27,8 +27,8 @@ print(f"{model.name}: {model.cost.params:,} parameters, {model.cost.flops} FLOPs
 step("Draw it", f"show {ARCH} -o {OUT}/network.svg")
 model.draw(OUT / "network.svg")
 
-step("Train it", f"train {ARCH} --task digits --epochs 15 -o {WEIGHTS} --report {OUT}/report")
-trained = archc.train(model, "digits", WEIGHTS, epochs=15, report=OUT / "report")
+step("Train it", f"train {ARCH} --task digits --epochs 15 --threads 1 -o {WEIGHTS} --report {OUT}/report")
+trained = archc.train(model, "digits", WEIGHTS, epochs=15, report=OUT / "report", threads=1, progress=True)
 accuracy = trained.result.test.metrics["accuracy"]
 print(f"accuracy on {trained.result.test.examples} digits never seen before: {accuracy:.1%}")
 

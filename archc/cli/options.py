@@ -89,6 +89,6 @@ def _value(text: str) -> Any:
 
 def open_model(file: Path, settings: list[str] | None = None, dims: list[str] | None = None) -> Model:
     """The architecture that a command speaks of."""
-    from archc.facade.model import load
+    from archc.facade.model import from_file
 
-    return load(file, dims=parse_dims(dims), **parse_values(settings))
+    return from_file(file, parse_values(settings), parse_dims(dims))

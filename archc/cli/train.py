@@ -55,32 +55,32 @@ def train(
 
     Example: archc train examples/digits_resnet.arch --task digits -o digits.safetensors --report out/
     """
-    options: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device}
-    options = {name: value for name, value in options.items() if value is not None}
-    options |= parse_pairs(recipe, "--recipe")
+    flags: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device}
+    options = {name: value for name, value in flags.items() if value is not None}
+    options = {"seed": seed} | options | parse_pairs(recipe, "--recipe")
     model = open_model(file, settings, dims)
 
-    from archc.backends.torch.training import show_progress
+    from archc.backends.torch.training import Recipe
+    from archc.backends.torch.training.options import build
     from archc.facade.train import checkpoint_path
     from archc.facade.train import train as run
 
+    build(Recipe, options, "E0617", "the recipe")  # whatever its options are called, they are the recipe's
     state = checkpoint_path(out)
     if state.exists() and not resume and not quiet:
         note(f"starting anew: {state} is of an interrupted run, which --resume would go on with")
     try:
-        with show_progress(quiet) as on_event:
-            trained = run(
-                model,
-                task,
-                out,
-                weights=weights,
-                resume=resume,
-                report=report,
-                threads=threads,
-                on_event=on_event,
-                seed=seed,
-                **options,
-            )
+        trained = run(
+            model,
+            task,
+            out,
+            weights=weights,
+            resume=resume,
+            report=report,
+            threads=threads,
+            progress=not quiet,
+            **options,
+        )
     except KeyboardInterrupt:
         if state.exists():
             note(f"\nstopped; {state} holds the state of the run. Go on with the same command and --resume.")

@@ -98,16 +98,21 @@ class Model:
         return self.draw()
 
 
-def load(path: str | Path, *, dims: Mapping[str, int] | None = None, **parameters: Any) -> Model:
+def load(path: str | Path, /, *, dims: Mapping[str, int] | None = None, **parameters: Any) -> Model:
     """The architecture in a file; keyword arguments set its parameters, `dims` fixes symbolic dimensions.
 
     Raises: CompileError with every mistake found.
     """
+    return from_file(path, parameters, dims)
+
+
+def from_file(path: str | Path, parameters: Mapping[str, Any], dims: Mapping[str, int] | None = None) -> Model:
+    """`load` for parameters of any name."""
     graph = load_graph(path, parameters, dims)
     return Model(graph, read_source(path), Path(path))
 
 
-def loads(text: str, *, dims: Mapping[str, int] | None = None, **parameters: Any) -> Model:
+def loads(text: str, /, *, dims: Mapping[str, int] | None = None, **parameters: Any) -> Model:
     """The architecture in a text; see `load`."""
     return Model(loads_graph(text, parameters, dims), text)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,7 @@ def train(
     resume: bool = False,
     report: Path | str | None = None,
     threads: int | None = None,
-    on_event: Callable[[Any], None] | None = None,
+    progress: bool = False,
     seed: int = 0,
     **recipe: Any,
 ) -> Trained:
@@ -49,13 +48,14 @@ def train(
 
     `recipe` are fields of `archc.backends.torch.training.Recipe` (`epochs`, `lr`, …) over the task's own defaults.
     Weights start from `weights`, else from `seed`. With `out` the trained weights are written there, and the state of
-    the run beside it while it lasts: Ctrl-C loses nothing, `resume` goes on. `report` names a folder for pictures.
+    the run beside it while it lasts: Ctrl-C loses nothing, `resume` goes on. `report` names a folder for pictures;
+    `progress` shows on stderr how it goes.
 
     Raises: CompileError E061x when model, task and recipe do not fit, KeyboardInterrupt after saving.
     """
     import torch
 
-    from archc.backends.torch.training import Recipe, load_task, state_arrays
+    from archc.backends.torch.training import Recipe, load_task, show_progress, state_arrays
     from archc.backends.torch.training import train as run
     from archc.backends.weights import Weights, write_weights
 
@@ -69,8 +69,8 @@ def train(
         torch.set_num_threads(threads)
     module = model.to_torch(weights, seed)
     checkpoint = checkpoint_path(out) if out else None
-    watch: dict[str, Any] = {"on_event": on_event} if on_event else {}
-    result = run(module, task, options, checkpoint=checkpoint, resume=resume, **watch)
+    with show_progress(quiet=not progress) as on_event:
+        result = run(module, task, options, checkpoint=checkpoint, resume=resume, on_event=on_event)
     module.cpu()
     trained = Weights(state_arrays(module), result.metadata())
     if out:

@@ -112,3 +112,18 @@ def test_an_unwritable_place_is_told_before_training(archc, digits, tmp_path):
     ran = archc("train", digits, "--task", "digits", "-o", tmp_path / "no" / "w.safetensors")
     assert ran.code == 1
     assert "training" not in ran.err
+
+
+@pytest.mark.parametrize("name", ["path", "dims", "text", "self", "parameters", "file"])
+def test_parameters_of_any_name(archc, tmp_path, name):
+    file = tmp_path / "a.arch"
+    file.write_text(f"arch a({name} = 1)\ninput x: f32[N, 4]\noutput y: f32[N, 2]\ny = x -> linear({name} * 2)\n")
+    assert archc("summary", file).code == 0
+    ran = archc("summary", file, "--set", f"{name}=3")
+    assert (ran.code, "E0" in ran.err) == (1, True), "the output has another size then"
+
+
+@pytest.mark.parametrize("name", ["model", "task", "out", "defaults", "progress", "self"])
+def test_recipe_options_of_any_name(archc, wine, tmp_path, name):
+    ran = archc("train", wine, "--task", "wine", "-o", tmp_path / "w.safetensors", "--recipe", f"{name}=1")
+    assert (ran.code, "E0617" in ran.err) == (1, True)
