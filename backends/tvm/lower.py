@@ -135,6 +135,7 @@ class Lowerer:
     bb: relax.BlockBuilder
     weights: Mapping[str, NDArray[Any]]
     kind: str = "cpu"
+    name: str = "main"
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Value, Expr] = field(default_factory=dict)
     count: int = 0
@@ -210,7 +211,7 @@ def add_function(
     """Lower a graph to a function of the module that `bb` builds; see `lower`."""
     import archc.backends.tvm.lowerings  # noqa: F401  (fills the table)
 
-    lowerer = Lowerer(bb, weights, kind)
+    lowerer = Lowerer(bb, weights, kind, name)
     bare = {str(d) for v in graph.inputs for d in v.type.shape}
     for symbol in graph.symbols():
         if symbol not in bare:

@@ -9,9 +9,10 @@ from archc.backends.tvm.lowerings import (
     norm,
     pool,
     reduce,
+    scan,
     shape,
     structural,
 )
 
 __all__ = ["attention", "convolution", "elementwise", "index", "linear", "norm", "pool", "reduce", "shape"]
-__all__ += ["structural"]
+__all__ += ["scan", "structural"]
