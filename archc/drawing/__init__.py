@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from archc.backends.weights import atomic_file
-from archc.drawing.layout import place_network
+from archc.drawing.layout import place
 from archc.drawing.paint import Sheet, page
 from archc.drawing.picture import Picture, compose, opened
 from archc.drawing.svg import write_svg
@@ -42,7 +42,7 @@ def draw(graph: Graph, path: Path | str | None = None, *, collapse: Collapse = "
         raise fail("E0022", "cannot draw in this format", label=found, help=help, exit_code=2)
     picture = compose(graph)
     chosen = opened(picture, collapse)
-    sheet = page(picture, place_network(picture.root, lambda c: c.id in chosen))
+    sheet = page(picture, place(picture.root, lambda c: c.id in chosen))
     svg = write_svg(sheet)
     if path is not None:
         data = svg.encode() if suffix == ".svg" else _bytes(suffix, picture, chosen, sheet)

@@ -1,8 +1,8 @@
 """The module tree of a network: scopes from node names, equal neighbours folded into repeats.
 
-`stage.block1.conv` is the op `conv` in the scope `block1` of the scope `stage`. A run of equal neighbours, each of which
-reads what the one before made, is one `Repeat`: the first copy stands for all. Equal means the same ops, parameters,
-relative wiring and sharing of weights; sizes of values do not count, so that the layers of a dense block are equal.
+`stage.block1.conv` is the op `conv` in the scope `block1` of the scope `stage`. A run of equal neighbours, each reading
+what the one before made, is one `Repeat`: the first copy stands for all. Equal means the same ops, parameters, relative
+wiring and sharing of weights; sizes of values do not count, so that the layers of a dense block are equal.
 """
 
 from __future__ import annotations
@@ -270,12 +270,13 @@ def _fold(tree: Hierarchy, items: list[Item], outputs: set[Value]) -> list[Item]
             continue
         count, period = best
         copies = [tree.all_nodes(items[i + k * period : i + (k + 1) * period]) for k in range(count)]
+        inner = _fold(tree, items[i : i + period], outputs) if period > 1 else items[i : i + 1]
         for copy in copies[1:]:
             for a, b in zip(copies[0], copy, strict=True):
                 _stand_for(tree, _within(a), _within(b))
         first = {p for n in copies[0] for m in _within(n) for p in m.weights.values()}
         last = {p for n in copies[-1] for m in _within(n) for p in m.weights.values()}
-        folded.append(Repeat(count, items[i : i + period], bool(first) and first == last))
+        folded.append(Repeat(count, inner, bool(first) and first == last))
         i += count * period
     return folded
 

@@ -61,10 +61,28 @@ class Placed:
         return self.open and not self.compact
 
 
-def place_network(root: Cluster, is_open: Callable[[Cluster], bool]) -> Placed:
-    """Lay out a network; parts without an edge between them stand side by side."""
+def place(block: Block, is_open: Callable[[Cluster], bool]) -> Placed:
+    """Lay out a block: a box, a closed cluster, or an open one (the network always is) with everything in it."""
+    if isinstance(block, Box) or not (is_open(block) or block.kind == "network"):
+        width, height = closed_size(block)
+        return Placed(block, width, height, [width / 2] * len(block.ins), [width / 2] * len(block.outs))
+    return arrange(block, [place(child, is_open) for child in block.children])
+
+
+def arrange(cluster: Cluster, children: list[Placed]) -> Placed:
+    """Lay out an open cluster whose children are laid out."""
+    if cluster.kind == "network":
+        return _place_network(cluster, children)
+    leaves = [c.block for c in children if isinstance(c.block, Box) and c.block.kind == "ops"]
+    if len(leaves) == len(children) == 1:
+        return _titled(cluster, children[0])
+    return _place_cluster(cluster, children)
+
+
+def _place_network(root: Cluster, children: list[Placed]) -> Placed:
+    """Parts without an edge between them stand side by side."""
     parts = _parts(root)
-    placed = [_place_cluster(part, [place(child, is_open) for child in part.children]) for part in parts]
+    placed = [_place_cluster(part, [c for c in children if c.block in part.children]) for part in parts]
     whole = Placed(root, -2 * PAD, max(p.height for p in placed), open=True)
     for part in placed:
         dx = whole.width + 2 * PAD
@@ -89,17 +107,6 @@ def _parts(root: Cluster) -> list[Cluster]:
         )
         for number in sorted(set(part.values()))
     ] or [root]
-
-
-def place(block: Block, is_open: Callable[[Cluster], bool]) -> Placed:
-    """Lay out a block: a box, a closed cluster, or an open one with everything in it."""
-    if isinstance(block, Box) or not is_open(block):
-        width, height = closed_size(block)
-        return Placed(block, width, height, [width / 2] * len(block.ins), [width / 2] * len(block.outs))
-    only = block.children[0]
-    if len(block.children) == 1 and isinstance(only, Box) and only.kind == "ops":
-        return _titled(block, place(only, is_open))
-    return _place_cluster(block, [place(child, is_open) for child in block.children])
 
 
 def _titled(cluster: Cluster, child: Placed) -> Placed:

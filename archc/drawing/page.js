@@ -9,14 +9,18 @@
   const n = (v) => +v.toFixed(2);
   const mix = (a, b, t) => [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t];
 
-  // A map of one coordinate that keeps order and distances, but makes each span [from, to, needed] long enough.
+  // A map of one coordinate that keeps order, lets nothing shrink, and makes each span [from, to, needed] long enough.
+  // Short spans first, each stretched evenly: what was centred on a line stays so.
   function stretch(spans, end) {
     const at = [...new Set([0, end, ...spans.flatMap(([a, b]) => [a, b])])].sort((a, b) => a - b);
-    const to = [at[0]];
-    for (let i = 1; i < at.length; i++) {
-      to[i] = to[i - 1] + at[i] - at[i - 1];
-      for (const [a, b, needed] of spans) if (b === at[i]) to[i] = Math.max(to[i], to[at.indexOf(a)] + needed);
+    const gaps = at.slice(1).map((v, i) => v - at[i]);
+    for (const [a, b, needed] of [...spans].sort((s, t) => s[1] - s[0] - t[1] + t[0])) {
+      const first = at.indexOf(a), last = at.indexOf(b);
+      const length = gaps.slice(first, last).reduce((s, g) => s + g, 0);
+      if (length > 0 && length < needed) for (let i = first; i < last; i++) gaps[i] *= needed / length;
     }
+    const to = [at[0]];
+    gaps.forEach((gap) => to.push(to[to.length - 1] + gap));
     return (v) => {
       let i = 1;
       while (i < at.length - 1 && v > at[i]) i++;
@@ -29,14 +33,16 @@
   // The size of a block as it now is, where its ports are, and how to draw it.
   function plan(id) {
     const block = blocks[id];
-    if (!block.plan || !open.has(id)) {
+    if (!block.plans || !open.has(id)) {
       return { id, w: block.w, h: block.h, port: () => block.w / 2, passes: false, draw: () => closed(id) };
     }
-    const p = block.plan;
-    const children = p.children.map(([child, x, y]) => {
-      const inner = plan(child), was = blocks[child];
-      return { inner, x, y, w: was.w, h: was.h };
-    });
+    const inner = Object.fromEntries(block.plans[0].children.map(([child]) => [child, plan(child)]));
+    const misfit = (p) => p.children.reduce((sum, [child, , , w, h]) => {
+      const dx = inner[child].w - w, dy = inner[child].h - h; // an empty place is worse than a stretched one
+      return sum + Math.max(dx, -2 * dx) + Math.max(dy, -2 * dy);
+    }, 0);
+    const p = block.plans.reduce((best, other) => (misfit(other) < misfit(best) ? other : best));
+    const children = p.children.map(([child, x, y, w, h]) => ({ inner: inner[child], x, y, w, h }));
     const X = stretch(children.map((c) => [c.x, c.x + c.w, c.inner.w]), p.w);
     const Y = stretch(children.map((c) => [c.y, c.y + c.h, c.inner.h]), p.h);
     for (const c of children) {
@@ -45,16 +51,16 @@
     }
     const w = X(p.w), h = Y(p.h);
     const port = (side, i) => (p.compact ? w / 2 : X(p[side][i]));
-    return { id, w, h, port, passes: !p.compact, draw: () => opened(id, { children, X, Y, w, h }) };
+    return { id, w, h, port, passes: !p.compact, draw: () => opened(id, p, { children, X, Y, w, h }) };
   }
 
   function closed(id) {
     const block = blocks[id];
-    return block.plan ? `<g data-c="${id}" tabindex="0" role="button">${block.svg}</g>` : `<g data-b="${id}">${block.svg}</g>`;
+    return block.plans ? `<g data-c="${id}" tabindex="0" role="button">${block.svg}</g>` : `<g data-b="${id}">${block.svg}</g>`;
   }
 
-  function opened(id, at) {
-    const block = blocks[id], p = block.plan;
+  function opened(id, p, at) {
+    const block = blocks[id];
     let out = "";
     if (block.frame) {
       const [fill, stroke, dashed] = block.frame;
@@ -89,16 +95,19 @@
       const moved = points.map(([x, y]) => [at.X(x), at.Y(y)]);
       const end = (c, side, index, point, mapped) => {
         if (!c) return [0, 0];
-        const to = c.inner.passes ? [c.left + c.inner.port(side, index), side === "ins" ? c.top : c.top + c.inner.h]
-          : open.has(c.inner.id) && blocks[c.inner.id].plan ? [c.left + c.inner.w / 2, side === "ins" ? c.top : c.top + c.inner.h]
-            : [c.left + point[0] - c.x, c.top + point[1] - c.y];
+        const { inner } = c, limit = inner.w / 2 - 8;
+        const aside = Math.max(-limit, Math.min(limit, point[0] - c.x - c.w / 2));
+        const down = side === "ins" ? point[1] - c.y : inner.h + point[1] - c.y - c.h;
+        const to = inner.passes ? [c.left + inner.port(side, index), side === "ins" ? c.top : c.top + inner.h]
+          : Math.abs(inner.w - c.w) < 0.1 ? [c.left + point[0] - c.x, c.top + down]
+            : [c.left + inner.w / 2 + aside, c.top + Math.max(0, Math.min(inner.h, down))];
         return [to[0] - mapped[0], to[1] - mapped[1]];
       };
       const last = points.length - 1;
       const a = end(tail, "outs", edge.tail && edge.tail[1], points[0], moved[0]);
       const b = end(head, "ins", edge.head && edge.head[1], points[last], moved[last]);
       const drawn = moved.map(([x, y], i) => {
-        const t = i / last, s = (1 - t) ** 2, e = t ** 2;
+        const t = i / last, s = (1 - t) ** 3, e = t ** 3;
         return [x + a[0] * s + b[0] * e, y + a[1] * s + b[1] * e];
       });
       drawn.forEach(([x, y], i) => moves.push([...points[i], x - points[i][0], y - points[i][1]]));
@@ -188,7 +197,7 @@
 
   function holds(id, wanted) {
     const block = blocks[id];
-    return block.plan ? block.plan.children.some(([child]) => holds(child, wanted)) : block.find.includes(wanted);
+    return block.plans ? block.plans[0].children.some(([child]) => holds(child, wanted)) : block.find.includes(wanted);
   }
 
   let drag = null;
@@ -228,7 +237,7 @@
     place();
   }, { passive: false });
   const show = (ids) => { open = new Set(ids); render(); fit(); };
-  document.getElementById("all").onclick = () => show(Object.keys(blocks).filter((id) => blocks[id].plan));
+  document.getElementById("all").onclick = () => show(Object.keys(blocks).filter((id) => blocks[id].plans));
   document.getElementById("none").onclick = () => show([root]);
   document.getElementById("start").onclick = () => show(atFirst);
   document.getElementById("fit").onclick = fit;

@@ -350,8 +350,8 @@ def cluster_tip(cluster: Cluster) -> str:
 
 def node_lines(node: Node, shared: str = "") -> list[str]:
     """Everything about one op, a line each: name, parameters, types, weights, FLOPs, place in the source."""
-    lines = [f"{node.op.name}  {node.name}", *parameters_text(node)]
-    lines += [f"in {v.type}" for v in node.inputs] + [f"out {v.type}" for v in node.outputs]
+    lines = [f"{node.op.name}  {node.name}", *filter(None, [parameters_text(node)])]
+    lines += [f"in {v.type}" for v in dict.fromkeys(node.inputs)] + [f"out {v.type}" for v in node.outputs]
     lines += [f"{role} {p.type}" + ("" if p.trainable else " (not trained)") for role, p in node.weights.items()]
     if shared:
         lines.append(f"shares weights {shared}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from archc.drawing import words
 from archc.drawing.hierarchy import Hierarchy, Item, Region, Repeat, build
@@ -267,9 +267,8 @@ class _Composer:
                 port = cell.outs.index(self.tree.drawn(value))
                 if node.outputs[i] in outs:
                     made.edges.append(Edge((cell, port), (None, outs.index(node.outputs[i]))))
-                formal = graph.inputs[i] if i else None
-                if formal in cell.ins:
-                    made.edges.append(Edge((cell, port), (cell, cell.ins.index(formal)), style="loop"))
+                if i and graph.inputs[i] in cell.ins:
+                    made.edges.append(Edge((cell, port), (cell, cell.ins.index(graph.inputs[i])), style="loop"))
             return made
         title, note = _choice(node)
         choice = Box(self.new_id(), "choice", [], [], outs, title, note)
@@ -372,20 +371,16 @@ def _fuse(cluster: Cluster) -> None:
 
 
 def _choice(node: Node) -> tuple[str, str]:
-    p = node.params
+    p: Any = node.params  # the schema is the op's own
     if node.op.name == "moe":
-        return "weighted sum", f"of the top {getattr(p, 'top_k')} of {words.expert_count(node)}"
+        return "weighted sum", f"of the top {p.top_k} of {words.expert_count(node)}"
     if node.op.name == "skip":
-        if getattr(p, "budget") is not None:
-            return "choose", f"body(x) for the {getattr(p, 'budget'):.0%} with the largest gate, else x"
-        soft = getattr(p, "mode") == "soft"
-        return (
-            ("blend", "g·body(x) + (1−g)·x")
-            if soft
-            else ("choose", f"body(x) if g > {getattr(p, 'threshold'):g}, else x")
-        )
-    measure = str(getattr(p, "confidence")).replace("_", " ")
-    return "choose", f"head(x) if {measure} ≥ {getattr(p, 'threshold'):g}, else rest(x)"
+        if p.budget is not None:
+            return "choose", f"body(x) for the {p.budget:.0%} with the largest gate, else x"
+        soft = p.mode == "soft"
+        return ("blend", "g·body(x) + (1−g)·x") if soft else ("choose", f"body(x) if g > {p.threshold:g}, else x")
+    measure = str(p.confidence).replace("_", " ")
+    return "choose", f"head(x) if {measure} ≥ {p.threshold:g}, else rest(x)"
 
 
 def _letters(number: int) -> str:

@@ -55,7 +55,7 @@ def write_png(sheet: Sheet) -> bytes:
             )
         else:
             points, tip = with_arrow(shape.points) if shape.arrow else (list(shape.points), ())
-            codes = [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1)
+            codes = [1] + [4] * (len(points) - 1)
             dash = (0, (4, 3)) if shape.dashed else "-"
             colour = LIGHT[shape.colour]
             axes.add_patch(PathPatch(Path(points, codes), fill=False, ec=colour, lw=1.2, ls=dash, zorder=order))

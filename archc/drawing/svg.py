@@ -22,15 +22,16 @@ def write_svg(sheet: Sheet) -> str:
     )
 
 
-def style() -> str:
+def style(light: bool = False) -> str:
     """The fonts, and what changes when the reader prefers dark pages. Light colours stand at each shape, for programs
-    that know no style sheets."""
+    that know no style sheets; `light` has them here too."""
     dark = "".join(
         f".f-{role}{{fill:{colour}}}.s-{role}{{stroke:{colour}}}"
         for role, colour in DARK.items()
         if colour != LIGHT[role]
     )
-    return f"text{{font-family:{FONTS}}}@media (prefers-color-scheme:dark){{{dark}}}"
+    always = "".join(f".f-{r}{{fill:{c}}}.s-{r}{{stroke:{c}}}" for r, c in LIGHT.items()) if light else ""
+    return f"text{{font-family:{FONTS}}}{always}@media (prefers-color-scheme:dark){{{dark}}}"
 
 
 def shape_svg(shape: Shape) -> str:

@@ -27,9 +27,21 @@ FAMILY_OF = {category: family for family, categories in FAMILIES.items() for cat
 GLYPHS: Mapping[str, str] = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "matmul": "@", "concat": "concat"}
 """Ops that join values are small: a circle, or a pill for a word."""
 
-_QUIET = {"init", "bias", "eps", "momentum", "rope_base", "interleaved", "affine", "noise", "balance", "z_loss"}
+_QUIET = {
+    "init",
+    "bias",
+    "dtype",
+    "eps",
+    "momentum",
+    "rope_base",
+    "interleaved",
+    "affine",
+    "noise",
+    "balance",
+    "z_loss",
+}
 _BY_POSITION = {"out", "count", "dim", "factor", "r", "size", "sizes", "parts", "value", "k", "num_classes", "equation"}
-_BY_POSITION |= {"kind", "shape", "order", "dtype"}
+_BY_POSITION |= {"kind", "shape"}
 
 
 def family(node: Node) -> str:
@@ -41,13 +53,15 @@ def op_text(node: Node) -> str:
     """An op with what matters of its parameters.
 
     >>> from archc.grammar.load import loads
-    >>> g = loads('arch a  input x: f32[N, 3, 8, 8]  output y: f32[N, 4, 4, 4]  y = x -> conv(4, kernel = 3, stride = 2)')
+    >>> g = loads("arch a  input x: f32[N, 3, 8]  output y: f32[N, 4, 4]  y = x -> conv(4, kernel = 3, stride = 2)")
     >>> op_text(g.nodes[0])
-    'conv 3×3, 4, /2'
+    'conv 3, 4, /2'
     """
-    p = node.params
+    p: Any = node.params  # the schema is the op's own
     if node.op.name == "moe":
-        return f"moe, top {getattr(p, 'top_k')} of {expert_count(node)}"
+        return f"moe, top {p.top_k} of {expert_count(node)}"
+    if node.op.name == "cast":
+        return f"cast {p.dtype}"
     values = {k: getattr(p, k) for k in type(p).model_fields}
     changed = {
         k: v for k, v in values.items() if type(p).model_fields[k].is_required() or v != type(p).model_fields[k].default
@@ -84,12 +98,13 @@ def op_text(node: Node) -> str:
 
 def expert_count(node: Node) -> int:
     """How many experts a `moe` chooses from: its regions but the router and a shared expert."""
-    return len(node.regions) - 1 - bool(getattr(node.params, "shared"))
+    p: Any = node.params
+    return len(node.regions) - 1 - bool(p.shared)
 
 
-def parameters_text(node: Node) -> list[str]:
-    """Every parameter of an op, one `name = value` each."""
-    return [f"{k.rstrip('_')} = {_plain(getattr(node.params, k))}" for k in type(node.params).model_fields]
+def parameters_text(node: Node) -> str:
+    """Every parameter of an op: `kernel = 3, stride = 1, …`."""
+    return ", ".join(f"{k.rstrip('_')} = {_plain(getattr(node.params, k))}" for k in type(node.params).model_fields)
 
 
 def _plain(value: Any) -> str:
@@ -97,7 +112,7 @@ def _plain(value: Any) -> str:
         return "×".join(map(_plain, value))
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value is None else str(value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def shape_text(types: Sequence[TensorType]) -> str:
