@@ -20,7 +20,8 @@ def rank(x: te.Tensor, largest: bool, floats: bool) -> te.Tensor:
         ahead = other > own if largest else other < own
         equal = tirx.EQ(other, own)
         if floats:
-            own_nan, other_nan = tirx.isnan(own), tirx.isnan(other)
+            low = tirx.const(float("-inf"), x.dtype)
+            own_nan, other_nan = _no(own >= low), _no(other >= low)
             first, second = (other_nan, own_nan) if largest else (own_nan, other_nan)
             # a comparison with NaN is false, so `ahead` needs no guard
             ahead = tirx.any(ahead, tirx.all(first, _no(second)))

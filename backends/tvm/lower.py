@@ -93,8 +93,11 @@ class TvmNode:
         return places if rank == 1 else self.emit(op.reshape(places, shape))
 
     def isnan(self, x: Expr) -> Expr:
-        """Where x is NaN. (`x != x` will not do: TVM takes it for false.)"""
-        return op.isnan(x)
+        """Where x is NaN. By way of a number, for TVM takes `x != x` for false and `not (x >= -inf)` for `x < -inf`."""
+        dtype = str(x.ty.dtype)
+        ordered = self.emit(op.greater_equal(x, self.const(float("-inf"), dtype)))
+        number = self.emit(op.where(ordered, self.const(0, "int8"), self.const(1, "int8")))
+        return op.equal(number, self.const(1, "int8"))
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

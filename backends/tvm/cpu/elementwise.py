@@ -30,7 +30,7 @@ def pointwise_kernel(program: Program, machine: Machine) -> tirx.PrimFunc:
 def write_pointwise(out: Emitter, stage: Stage, evaluator: Evaluator, machine: Machine) -> None:
     """Write `stage.buffer` with loops over merged axes, vectorised along the last."""
     if not stage.axes:
-        out.store(stage.buffer, [], evaluator.stage(stage, []))
+        out.store(stage.buffer, [0] * len(stage.buffer.shape), evaluator.stage(stage, []))
         return
     groups = merge(stage, operands(stage, evaluator))
     extents = [product([a.extent for a in group]) for group in groups]

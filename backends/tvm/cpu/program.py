@@ -27,6 +27,8 @@ Var = Any
 Read = Callable[[Sequence[Expr]], Expr]
 
 _OPAQUE = 8
+WRITTEN = "archc.written"
+"""The attribute of a function whose loops and buffers are ours."""
 _LOWERED = (ir.Var, ir.TensorLoad, ir.Call, tirx.Max, tirx.Min, tirx.Select)
 _COMBINERS = {tirx.Add: "add", tirx.Mul: "mul", tirx.Max: "max", tirx.Min: "min", tirx.And: "and", tirx.Or: "or"}
 
@@ -111,7 +113,7 @@ class Program:
     def rewritten(self, body: tirx.Stmt) -> tirx.PrimFunc:
         """The same signature around a new body; opaque, so that TVM's build fuses nothing more into it."""
         root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
-        return self.function.with_body(root).with_attr({"op_pattern": _OPAQUE, "tirx.noalias": True, "s_tir": True})
+        return self.function.with_body(root).with_attr({"op_pattern": _OPAQUE, "tirx.noalias": True, "s_tir": True, WRITTEN: True})
 
 
 def parse(function: tirx.PrimFunc) -> Program | None:
@@ -305,7 +307,7 @@ class Evaluator:
             return self._known[place]
         bound = {key(a.var): index for a, index in zip(stage.axes, indices, strict=True)}
         value = self._lower(stage.value, bound)
-        if self._trial is None and is_expensive(stage.value):
+        if self._trial is None and (is_expensive(stage.value) or isinstance(stage.value, tirx.Select)):
             value = self._out.keep("t", _unguarded(value))
         else:
             value = self._bind(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import relax
+from tvm import ir, relax
 
 from archc.backends.tvm.lower import TvmNode, lowering
 from archc.ir.op import OpDef
@@ -31,7 +31,6 @@ _plain(
         ew.ADD: op.add,
         ew.SUB: op.subtract,
         ew.MUL: op.multiply,
-        ew.DIV: op.divide,
         ew.POW: op.power,
         ew.MINIMUM: op.minimum,
         ew.MAXIMUM: op.maximum,
@@ -61,6 +60,16 @@ _plain(
         act.DROPOUT: lambda x: x,  # an artifact does not train
     }
 )
+
+
+@lowering(ew.DIV)
+def _div(n: TvmNode) -> Any:
+    x, y = n.args
+    if not (isinstance(y, ir.GenericConst) and y.value.numpy().size == 1 and y.value.numpy().item() == 0):
+        return op.divide(x, y)
+    # TVM refuses to divide by a number that it sees is 0
+    hidden = n.emit(op.multiply(y, n.emit(op.where(n.emit(op.equal(x, x)), n.const(1), n.const(1)))))
+    return op.divide(x, hidden)
 
 
 @lowering(ew.EQ)
@@ -113,8 +122,8 @@ def _expm1(n: TvmNode) -> Any:
     u = n.emit(op.exp(n.x))
     less = n.emit(op.subtract(u, one))
     precise = op.divide(op.multiply(less, n.x), op.log(u))
-    far = op.logical_or(op.greater(op.abs(n.x), one), n.isnan(n.x))
-    return op.where(op.equal(u, one), n.x, op.where(far, less, precise))
+    near = op.less_equal(op.abs(n.x), one)  # not so for NaN
+    return op.where(op.equal(u, one), n.x, op.where(near, precise, less))
 
 
 @lowering(ew.LOG1P)

@@ -65,6 +65,8 @@ def _var(n: TvmNode) -> Any:
     centred = n.emit(op.subtract(n.x, n.emit(op.mean(n.x, axes, keepdims=True))))
     total = n.emit(op.sum(n.emit(op.multiply(centred, centred)), axes, n.p.keepdim))
     count = product(n.node.inputs[0].type.shape[a] for a in axes)
+    if count - n.p.unbiased == 0:
+        return op.multiply(total, n.const(float("nan")))
     return op.divide(total, n.size(count - n.p.unbiased))
 
 
