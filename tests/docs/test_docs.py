@@ -107,7 +107,7 @@ def test_commands_run(block: Block, tmp_path: Path) -> None:
     said = ""
     for line in block.text.splitlines():
         if line.startswith("$ "):
-            command = re.sub(r"^archc ", "python -m archc ", line[2:])
+            command = re.sub(r"(^|[;&|] )archc ", rf"\1{sys.executable} -m archc ", line[2:])
             command = re.sub(r"^python ", f"{sys.executable} ", command)
             done = subprocess.run(
                 command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
