@@ -14,7 +14,6 @@ from archc.cli.options import (
     Dims,
     File,
     Json,
-    Quiet,
     Seed,
     Set,
     Target,
@@ -23,6 +22,7 @@ from archc.cli.options import (
     open_model,
     parse_batch,
     parse_dims,
+    register,
 )
 from archc.ir.diagnostics import fail
 
@@ -40,8 +40,7 @@ Either = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (compile_, run, verify, bench, profile, export):
-        app.command(command.__name__.rstrip("_"))(command)
+    register(app, compile_, run, verify, bench, profile, export)
 
 
 def compile_(
@@ -59,7 +58,6 @@ def compile_(
     settings: Set = None,
     dims: Dims = None,
     cache: Annotated[bool, typer.Option(help="use what was compiled before")] = True,
-    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Compile a network for a machine; the one file that is written runs without torch and without the compiler.
@@ -83,7 +81,8 @@ def compile_(
             verification = compare(load_artifact(temporary, threads=threads), given, seed=seed)
             if not verification.ok:
                 raise _mismatch(manifest, verification)
-    if manifest.seed_initialised and not quiet:
+    note(f"passes that changed something: {', '.join(manifest.passes) or 'none'}", at=1)
+    if manifest.seed_initialised:
         note(f"weights: initialised from seed {seed}; `--weights` names trained ones")
     if as_json:
         facts = manifest.model_dump(mode="json", exclude={"preprocessing"})
@@ -110,7 +109,6 @@ def run(
     top_k: Annotated[int, typer.Option(min=1, help="so many classes for each example")] = 3,
     raw: Annotated[bool, typer.Option("--raw", help="arrays are raw data: prepare them as in training")] = False,
     threads: Threads = None,
-    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run a compiled network on arrays or images.
@@ -121,7 +119,7 @@ def run(
     from archc.facade.run import predictions, run_files, write_outputs
 
     artifact = load_artifact(out, threads=threads)
-    if artifact.manifest.seed_initialised and not quiet:
+    if artifact.manifest.seed_initialised:
         note("the weights are nothing but an initialisation: train the network and compile it with `--weights`")
     read, outputs = run_files(artifact, inputs, raw)
     found = predictions(artifact.manifest, read, outputs, top_k)
@@ -288,7 +286,6 @@ def export(
     seed: Seed = 0,
     settings: Set = None,
     dims: Dims = None,
-    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write a network for others to use: PyTorch source, ONNX or torch.export.
@@ -299,11 +296,10 @@ def export(
 
     model = open_model(file, settings, dims)
     write(model, out, format.value, weights, seed=seed)
-    if not quiet:
-        if format is Format.torch:
-            note(f"weights: Model().load_weights({str(weights) if weights else 'W.safetensors'!r})")
-        elif weights is None:
-            note(f"weights: initialised from seed {seed}; `--weights` names trained ones")
+    if format is Format.torch:
+        note(f"weights: Model().load_weights({str(weights) if weights else 'W.safetensors'!r})")
+    elif weights is None:
+        note(f"weights: initialised from seed {seed}; `--weights` names trained ones")
     if as_json:
         print_json({"file": out, "format": format.value, "bytes": out.stat().st_size})
     else:

@@ -33,6 +33,8 @@ def report(diagnostics: Iterable[Diagnostic], as_json: bool = False) -> None:
     if as_json:
         print_json({"ok": not any(d.severity == "error" for d in found), "diagnostics": [d.to_json() for d in found]})
         return
+    if not found:
+        return
     plain = not coloured(sys.stderr)
     style = (lambda text, role: text) if plain else (lambda text, role: f"{_STYLES[role]}{text}\033[0m")
     print(render(found, _source, style), file=sys.stderr)
@@ -44,9 +46,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write("\n")
 
 
-def note(text: str) -> None:
-    """A remark for the person at the terminal; never part of the result."""
-    print(text, file=sys.stderr)
+loudness = 0
+"""-1 for --quiet, 1 for --verbose; set before a command runs."""
+
+
+def note(text: str, at: int = 0) -> None:
+    """A remark for the person at the terminal, never part of the result; `at=1` for the curious alone."""
+    if loudness >= at:
+        print(text, file=sys.stderr)
 
 
 def discard_stdout() -> None:

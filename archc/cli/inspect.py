@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archc.cli.console import human, note, print_json, report
-from archc.cli.options import Dims, File, Files, Json, Seed, Set, open_model, parse_dims, parse_values
+from archc.cli.options import Dims, File, Files, Json, Seed, Set, open_model, parse_dims, parse_values, register
 from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, fail
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (check, fmt, show, summary, ops, explain, hash_, diff, symmetry):
-        app.command(command.__name__.rstrip("_"))(command)
+    register(app, check, fmt, show, summary, ops, explain, hash_, diff, symmetry)
 
 
 def check(files: Files, settings: Set = None, dims: Dims = None, as_json: Json = False) -> None:
@@ -40,6 +39,7 @@ def check(files: Files, settings: Set = None, dims: Dims = None, as_json: Json =
 def fmt(
     files: Files,
     check: Annotated[bool, typer.Option("--check", help="change nothing; exit 1 when a file would change")] = False,
+    as_json: Json = False,
 ) -> None:
     """Lay out .arch files the one canonical way; comments stay.
 
@@ -48,25 +48,32 @@ def fmt(
     from archc.grammar.format import format_source
     from archc.grammar.source import read_source
 
-    changed, worst = 0, 0
+    changed: list[Path] = []
+    problems: list[Diagnostic] = []
+    worst = 0
     for file in files:
         try:
             text = read_source(file)
             laid_out = format_source(text, str(file))
         except CompileError as e:
-            report(e.diagnostics)
+            problems += e.diagnostics
             worst = max(worst, e.exit_code)
             continue
         if laid_out == text:
             continue
-        changed += 1
-        print(f"{'would change' if check else 'changed'} {file}")
+        changed.append(file)
         if not check:
             from archc.backends.weights import atomic_file
 
             with atomic_file(file) as temporary:
                 temporary.write_text(laid_out, encoding="utf-8", newline="\n")
-    raise typer.Exit(worst or int(check and changed > 0))
+    if as_json:
+        print_json({"ok": not worst, "changed": changed, "diagnostics": [d.to_json() for d in problems]})
+    else:
+        for file in changed:
+            print(f"{'would change' if check else 'changed'} {file}")
+        report(problems)
+    raise typer.Exit(worst or int(check and bool(changed)))
 
 
 def show(
@@ -76,6 +83,7 @@ def show(
     ] = None,
     settings: Set = None,
     dims: Dims = None,
+    as_json: Json = False,
 ) -> None:
     """Draw the network: modules collapsed, shapes on edges, repeated blocks once.
 
@@ -84,7 +92,10 @@ def show(
     model = open_model(file, settings, dims)
     path = out or Path(f"{file.stem}.svg")
     model.draw(path)
-    print(path)
+    if as_json:
+        print_json({"file": path})
+    else:
+        print(path)
 
 
 def summary(
@@ -167,7 +178,10 @@ def ops(
         print(f"  paper       {op.paper}")
 
 
-def explain(code: Annotated[str, typer.Argument(help="a diagnostic's code, such as E0301")]) -> None:
+def explain(
+    code: Annotated[str, typer.Argument(help="a diagnostic's code, such as E0301")],
+    as_json: Json = False,
+) -> None:
     """What a diagnostic means, with a program that has the fault and one that has not.
 
     Example: archc explain E0301
@@ -177,7 +191,10 @@ def explain(code: Annotated[str, typer.Argument(help="a diagnostic's code, such 
     text = page(code.upper())
     if text is None:
         raise fail("E0020", f"there is no diagnostic `{code}`", help=did_you_mean(code.upper(), codes()), exit_code=2)
-    print(text.rstrip())
+    if as_json:
+        print_json({"code": code.upper(), "page": text})
+    else:
+        print(text.rstrip())
 
 
 def hash_(file: File, settings: Set = None, dims: Dims = None, as_json: Json = False) -> None:

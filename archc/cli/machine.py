@@ -5,16 +5,16 @@ from __future__ import annotations
 import typer
 
 from archc.cli.console import human, print_json
-from archc.cli.options import Json
+from archc.cli.options import Json, register
 
 NEEDED = {"cpu", "cache", "torch", "tvm", "c++ compiler"}
 """What training and compiling for this machine need; the rest is for some commands only."""
 
-cache = typer.Typer(help="What has been compiled before.", no_args_is_help=True)
-
 
 def add_commands(app: typer.Typer) -> None:
-    app.command()(doctor)
+    register(app, doctor)
+    cache = typer.Typer(help="What has been compiled before.", no_args_is_help=True)
+    register(cache, ls, clear, verify)
     app.add_typer(cache, name="cache")
 
 
@@ -40,7 +40,6 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(4 if any(c.name in NEEDED and not c.ok for c in checks) else 0)
 
 
-@cache.command()
 def ls(as_json: Json = False) -> None:
     """What is in the cache, the last used first. Example: archc cache ls"""
     import time
@@ -68,7 +67,6 @@ def ls(as_json: Json = False) -> None:
     print(f"\n{len(entries)} artifacts, {human(sum(e.bytes for e in entries), 'B')}, in {Cache().root}")
 
 
-@cache.command()
 def clear(as_json: Json = False) -> None:
     """Remove everything from the cache. Example: archc cache clear"""
     from archc.backends.cache import Cache
@@ -80,7 +78,6 @@ def clear(as_json: Json = False) -> None:
         print(f"freed {human(freed, 'B')}")
 
 
-@cache.command()
 def verify(as_json: Json = False) -> None:
     """Check every byte of the cache; what is damaged is removed, and exit 1 says so. Example: archc cache verify"""
     from dataclasses import asdict

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     except Exception:
         return _internal(arguments, as_json)
     if code == INTERRUPTED:
-        note("interrupted")
+        print("interrupted", file=sys.stderr)
     return code
 
 
@@ -82,5 +82,7 @@ def _internal(arguments: list[str], as_json: bool) -> int:
         file.write(text)
     if as_json:
         print_json({"ok": False, "internal_error": file.name})
-    note(f"archc: internal error; this is a bug in archc, not in your program.\nPlease report it with {file.name}")
+    told = f"archc: internal error; this is a bug in archc, not in your program.\nPlease report it with {file.name}"
+    print(told, file=sys.stderr)
+    note(traceback.format_exc(), at=1)
     return INTERNAL

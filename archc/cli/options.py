@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from archc.cli import console
 from archc.ir.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -30,6 +34,31 @@ Target = Annotated[
     str, typer.Option(metavar="T", help="cpu, cuda, cuda:sm_90, x86-64-v3, aarch64, or a TVM target as text or JSON")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="more remarks; the traceback of an internal error")]
+
+
+def register(app: typer.Typer, *commands: Callable[..., None]) -> None:
+    """Add commands, named as their functions; every one of them takes -q and -v."""
+    for command in commands:
+        app.command(command.__name__.rstrip("_"))(_with_loudness(command))
+
+
+def _with_loudness(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def run(*args: Any, quiet: bool, verbose: bool, **named: Any) -> None:
+        console.loudness = -1 if quiet else 1 if verbose else 0
+        command(*args, **named)
+
+    signature = inspect.signature(command, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    both = [
+        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
+        inspect.Parameter("verbose", keyword, default=False, annotation=Verbose),
+    ]
+    parameters = [*signature.parameters.values(), *both]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
 
 
 def parse_values(pairs: list[str] | None) -> dict[str, Any]:

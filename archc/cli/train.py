@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from archc.cli import console
 from archc.cli.console import note, print_json
-from archc.cli.options import Dims, File, Json, Quiet, Seed, Set, Threads, Weights, open_model, parse_pairs
+from archc.cli.options import Dims, File, Json, Seed, Set, Threads, Weights, open_model, parse_pairs, register
 
 if TYPE_CHECKING:
     from archc.facade.train import Trained
 
 
 def add_commands(app: typer.Typer) -> None:
-    app.command("train")(train)
+    register(app, train)
 
 
 def train(
@@ -46,7 +47,6 @@ def train(
     settings: Set = None,
     dims: Dims = None,
     threads: Threads = None,
-    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a network; the weights that validate best are kept, and tested once.
@@ -67,7 +67,7 @@ def train(
 
     build(Recipe, options, "E0617", "the recipe")  # whatever its options are called, they are the recipe's
     state = checkpoint_path(out)
-    if state.exists() and not resume and not quiet:
+    if state.exists() and not resume:
         note(f"starting anew: {state} is of an interrupted run, which --resume would go on with")
     try:
         trained = run(
@@ -78,7 +78,7 @@ def train(
             resume=resume,
             report=report,
             threads=threads,
-            progress=not quiet,
+            progress=console.loudness >= 0,
             **options,
         )
     except KeyboardInterrupt:

@@ -81,12 +81,11 @@ def test_errors(archc, monkeypatch, tmp_path, arguments, code, exit_code):
     Path("fixed.arch").write_text(BAD.replace("linaer", "linear").replace("N", "2"))
     ran = archc(*arguments)
     assert (ran.code, f"error[{code}]" in ran.err, ran.out) == (exit_code, True, ""), ran
-    if "explain" not in arguments:
-        ran = archc(*arguments, "--json")
-        assert ran.code == exit_code
-        assert [d["code"] for d in ran.json["diagnostics"]] == [code]
-        assert ran.json["ok"] is False
-        assert not ran.err
+    ran = archc(*arguments, "--json")
+    assert ran.code == exit_code
+    assert [d["code"] for d in ran.json["diagnostics"]] == [code]
+    assert ran.json["ok"] is False
+    assert not ran.err
     assert not Path("x.archc").exists()
 
 
@@ -127,3 +126,10 @@ def test_parameters_of_any_name(archc, tmp_path, name):
 def test_recipe_options_of_any_name(archc, wine, tmp_path, name):
     ran = archc("train", wine, "--task", "wine", "-o", tmp_path / "w.safetensors", "--recipe", f"{name}=1")
     assert (ran.code, "E0617" in ran.err) == (1, True)
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_takes_the_common_flags(archc, command):
+    told = archc(*command, "--help").out
+    for flag in ("--json", "-q, --quiet", "-v, --verbose"):
+        assert flag in told.replace("--quiet, -q", "-q, --quiet").replace("--verbose, -v", "-v, --verbose")
