@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from archc.ir.graph import Graph, Node, Parameter, Value
 
 SMALL = 2  # a scope of so many ops says nothing that its ops do not say: it is dissolved
+DEEPEST = 32  # levels of modules; a name may have any number of parts
 LONGEST_PERIOD = 64  # of a repeated run without scopes
 
 
@@ -191,7 +192,7 @@ def _grouped(nodes: Sequence[Node], paths: dict[Node, tuple[str, ...]], depth: i
     """
     runs: list[tuple[str, list[Node]]] = []
     for node in nodes:
-        name = paths[node][depth] if len(paths[node]) > depth + 1 else ""
+        name = paths[node][depth] if len(paths[node]) > depth + 1 and depth < DEEPEST else ""
         if runs and name and runs[-1][0] == name:
             runs[-1][1].append(node)
         else:

@@ -28,6 +28,7 @@ from archc.drawing.paint import (
 from archc.drawing.picture import Block, Box, Cluster, Picture
 from archc.drawing.svg import shape_svg, style
 
+LARGE = 200  # blocks in one cluster: laying it out takes a second, so it has no plans but the first and the last
 MANY = 16  # modules in one cluster for which a plan of its own is worth its bytes
 
 
@@ -107,7 +108,9 @@ class _Plans:
     def of(self, cluster: Cluster) -> list[Placed]:
         inner = [c for c in cluster.children if isinstance(c, Cluster)]
         start = frozenset(c.id for c in inner if c.id in self.chosen)
-        states = [frozenset(), start, *(start ^ {c.id} for c in inner[:MANY])]
+        states = [start]
+        if len(cluster.children) <= LARGE:
+            states += [frozenset(), *(start ^ {c.id} for c in inner[:MANY])]
         plans = [
             arrange(cluster, [self.child(c, c.id in state, False) for c in cluster.children])
             for state in dict.fromkeys(states)

@@ -7,7 +7,7 @@ not move a picture. All lengths are points, y grows downwards.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,18 +95,25 @@ def _place_network(root: Cluster, children: list[Placed]) -> Placed:
 
 def _parts(root: Cluster) -> list[Cluster]:
     """The network cut into its connected parts, in the order of their first blocks."""
-    part = {id(child): i for i, child in enumerate(root.children)}
+    number = {id(child): i for i, child in enumerate(root.children)}
+    home = list(range(len(number)))
+
+    def find(i: int) -> int:
+        while home[i] != i:
+            home[i] = home[home[i]]
+            i = home[i]
+        return i
+
     for edge in root.edges:
-        a, b = part[id(edge.tail[0])], part[id(edge.head[0])]
-        part = {k: min(a, b) if p in (a, b) else p for k, p in part.items()}
-    return [
-        replace(
-            root,
-            children=[c for c in root.children if part[id(c)] == number],
-            edges=[e for e in root.edges if part[id(e.tail[0])] == number],
-        )
-        for number in sorted(set(part.values()))
-    ] or [root]
+        a, b = find(number[id(edge.tail[0])]), find(number[id(edge.head[0])])
+        home[max(a, b)] = min(a, b)
+    children: dict[int, list[Block]] = {}
+    edges: dict[int, list[Edge]] = {}
+    for i, child in enumerate(root.children):
+        children.setdefault(find(i), []).append(child)
+    for edge in root.edges:
+        edges.setdefault(find(number[id(edge.tail[0])]), []).append(edge)
+    return [replace(root, children=c, edges=edges.get(i, [])) for i, c in children.items()] or [root]
 
 
 def _titled(cluster: Cluster, child: Placed) -> Placed:
@@ -273,8 +280,11 @@ def bezier(points: Sequence[Point], t: float) -> Point:
 
 def _label(placed: Placed) -> None:
     """Put each edge's label beside it, where it covers least."""
-    boxes = [(x, y, x + c.width, y + c.height) for c, x, y in placed.children]
-    samples = {id(c): [bezier(c.points, i / 24) for i in range(25)] for c in placed.curves}
+    clutter = _Clutter()
+    for child, x, y in placed.children:
+        clutter.add_box((x, y, x + child.width, y + child.height))
+    for curve in placed.curves:
+        clutter.add_points(bezier(curve.points, i / 24) for i in range(25))
     for curve in placed.curves:
         text = curve.edge.label
         if not text:
@@ -284,24 +294,47 @@ def _label(placed: Placed) -> None:
         for rank, (t, side) in enumerate((t, s) for t in (0.5, 0.35, 0.65, 0.2, 0.8, 0.1, 0.9) for s in (1, -1)):
             x, y = bezier(curve.points, t)
             x += side * (w / 2 + 4)
-            area = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-            cost = rank * 0.4
-            cost += 100 * sum(_overlap(area, b) for b in boxes)
-            cost += sum(
-                4
-                for points in samples.values()
-                for px, py in points
-                if area[0] < px < area[2] and area[1] < py < area[3]
-            )
+            cost = 0.4 * rank + clutter.cost((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
             if best is None or cost < best[0]:
                 best = cost, x, y
         assert best is not None
-        placed.labels.append((best[1], best[2], text))
-        boxes.append((best[1] - w / 2, best[2] - h / 2, best[1] + w / 2, best[2] + h / 2))
+        _, x, y = best
+        placed.labels.append((x, y, text))
+        clutter.add_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+Area = tuple[float, float, float, float]
+
+
+class _Clutter:
+    """What a label should not cover, by strips of the page."""
+
+    STRIP = 24.0
+
+    def __init__(self) -> None:
+        self.boxes: dict[int, list[Area]] = {}
+        self.points: dict[int, list[Point]] = {}
+
+    def strips(self, low: float, high: float) -> range:
+        return range(int(low // self.STRIP), int(high // self.STRIP) + 1)
+
+    def add_box(self, box: Area) -> None:
+        for strip in self.strips(box[1], box[3]):
+            self.boxes.setdefault(strip, []).append(box)
+
+    def add_points(self, points: Iterable[Point]) -> None:
+        for point in points:
+            self.points.setdefault(int(point[1] // self.STRIP), []).append(point)
+
+    def cost(self, area: Area) -> float:
+        """100 for each box or label that an area touches, 4 for each point of an edge in it."""
+        x0, y0, x1, y1 = area
+        strips = self.strips(y0, y1)
+        boxes = {
+            b for s in strips for b in self.boxes.get(s, ()) if x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1
+        }
+        points = sum(x0 < x < x1 and y0 < y < y1 for s in strips for x, y in self.points.get(s, ()))
+        return 100.0 * len(boxes) + 4.0 * points
 
 
 def _dot(cluster: Cluster, children: Sequence[Placed]) -> str:

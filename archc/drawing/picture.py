@@ -165,10 +165,11 @@ class _Composer:
     def picture(self) -> Picture:
         graph, root = self.graph, Cluster(self.new_id(), "network", self.graph.name)
         inputs: list[Block] = [
-            Box(self.new_id(), "input", [], [], [v], v.name, words.shape_text([v.type])) for v in graph.inputs
+            Box(self.new_id(), "input", [], [], [v], words.shortened(v.name), words.shape_text([v.type]))
+            for v in graph.inputs
         ]
         outputs: list[Block] = [
-            Box(self.new_id(), "output", [], [v], [], name, words.shape_text([v.type]))
+            Box(self.new_id(), "output", [], [v], [], words.shortened(name), words.shape_text([v.type]))
             for name, v in zip(graph.output_names, graph.outputs, strict=True)
         ]
         root.children = [*inputs, *self.blocks(self.tree.items), *outputs]
@@ -184,7 +185,7 @@ class _Composer:
             one = substitute(flops, dict(sizes))
             size = f"{words.count_text(one)} FLOPs at N = 1" if isinstance(one, int) else ""
         subtitle = " · ".join(s for s in (f"{words.count_text(params)} parameters", size) if s)
-        return Picture(root, self.tree, graph.name, subtitle, self.shared)
+        return Picture(root, self.tree, words.shortened(graph.name), subtitle, self.shared)
 
     def new_id(self) -> str:
         self.count += 1
@@ -201,9 +202,9 @@ class _Composer:
         if isinstance(item, Repeat):
             cluster.count, cluster.tied = item.count, item.tied
             if len(inner) == 1 and not isinstance(inner[0], (Node, Repeat)):
-                cluster.title, inner = _stem(inner[0].name), inner[0].items
+                cluster.title, inner = words.shortened(_stem(inner[0].name)), inner[0].items
         else:
-            cluster.title = item.name
+            cluster.title = words.shortened(item.name)
         cluster.ins, cluster.outs = self.ports(item.items)
         cluster.children = self.blocks(inner)
         cluster.params = self.params(item.items)

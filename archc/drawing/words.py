@@ -71,10 +71,11 @@ def op_text(node: Node) -> str:
     if "kernel" in values and isinstance(values["kernel"], (int, tuple)):
         kernel = changed.pop("kernel")
         words.append("×".join(map(str, kernel if isinstance(kernel, tuple) else (kernel,) * rank)))
+    if isinstance(changed.get("order"), tuple):
+        words.append(" ".join(map(str, changed.pop("order"))))
     for name in list(changed):
         if name in _BY_POSITION:
-            value = changed.pop(name)
-            words.append(" ".join(map(str, value)) if name == "order" else _plain(value))
+            words.append(_plain(changed.pop(name)))
     stride, groups = changed.pop("stride", None), changed.pop("groups", None)
     if stride is not None:
         words.append("/" + _plain(stride))
@@ -93,6 +94,11 @@ def op_text(node: Node) -> str:
         label = name.rstrip("_").replace("_", " ")
         words.append(label if value is True else f"no {label}" if value is False else f"{label} {_plain(value)}")
     text = f"{node.op.name.replace('_', ' ')} {', '.join(words)}".rstrip()
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """A text of at most 44 characters."""
     return text if len(text) <= 44 else text[:43] + "…"
 
 

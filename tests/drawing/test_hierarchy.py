@@ -107,3 +107,8 @@ def test_every_node_is_stood_for_once(body: str) -> None:
     assert sorted(covered) == sorted(n.name for n in tree.graph.walk())
     assert {tree.node_for(n) for n in tree.graph.walk()} == set(tree.covers)
     assert set(tree.nodes(tree.items)) == set(tree.covers)
+
+
+def test_a_name_may_have_any_number_of_parts() -> None:
+    tree = tree_of(f'x -> linear(8, name = "{"a." * 5000}b") -> linear(8, name = "{"a." * 5000}c") -> relu')
+    assert len(tree.covers) == 3
