@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from archc.backends.artifact import Facts, Manifest, write_artifact
 from archc.backends.tvm.canonical import pipeline
+from archc.backends.tvm.codegen import object_files
 from archc.backends.tvm.cuda import build_cuda
 from archc.backends.tvm.elf import function_sizes
 from archc.backends.tvm.lift import lift_constants
@@ -81,11 +82,11 @@ def build(module: Any, spec: TargetSpec) -> Library:
     """Generate code for a CPU and link it. What `module` does is not changed: schedule it first."""
     target = spec.to_tvm()
     linker = linker_for(spec)
-    executable = tvm.compile(module, target, relax_pipeline=pipeline(tvm.relax.get_pipeline("default")))
-    with tempfile.TemporaryDirectory(prefix="archc-") as folder:
-        output = Path(folder) / "library"
-        executable.export_library(str(output), fcompile=Linker(linker), workspace_dir=folder)
-        data = output.read_bytes()
+    with tempfile.TemporaryDirectory(prefix="archc-") as name:
+        folder = Path(name)
+        objects = object_files(module, target, pipeline(tvm.relax.get_pipeline("default")), folder)
+        Linker(linker)(str(folder / "library"), objects)
+        data = (folder / "library").read_bytes()
     return Library(data, "shared" if linker else "object", toolchain(linker), cpu_report(data))
 
 

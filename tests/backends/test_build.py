@@ -104,7 +104,7 @@ def test_code_for_a_processor_that_is_not_here(compile_relax: Any, mlp: Any) -> 
     opened = open_artifact(path)
     assert opened.manifest.code == "object"
     library = bytes(opened.section("library"))
-    assert library.startswith(b"!<arch>\nlib0.o/")
+    assert library.startswith(b"!<arch>\n0.o/")
     elf = library[68:]
     assert elf[:4] == b"\x7fELF"
     assert int.from_bytes(elf[18:20], "little") == 183, "AArch64"

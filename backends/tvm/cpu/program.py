@@ -113,7 +113,8 @@ class Program:
     def rewritten(self, body: tirx.Stmt) -> tirx.PrimFunc:
         """The same signature around a new body; opaque, so that TVM's build fuses nothing more into it."""
         root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
-        return self.function.with_body(root).with_attr({"op_pattern": _OPAQUE, "tirx.noalias": True, "s_tir": True, WRITTEN: True})
+        attributes = {"op_pattern": _OPAQUE, "tirx.noalias": True, "s_tir": True, WRITTEN: True}
+        return self.function.with_body(root).with_attr(attributes)
 
 
 def parse(function: tirx.PrimFunc) -> Program | None:
