@@ -305,14 +305,16 @@ class _Composer:
         source |= {drawn(v): (None, i) for i, v in enumerate(cluster.ins)}
         for block in cluster.children:
             source |= {v: (block, i) for i, v in enumerate(block.outs)}
-        labelled: set[tuple[Block | None, int]] = set()
+        labelled: set[tuple[str, str]] = set()  # results of one shape, by their block: one of their edges says it
         for block in cluster.children:
             for i, value in enumerate(block.ins):
                 tail = source[value] if value in source else source[drawn(value)]
                 edge = Edge(tail, (block, i), "", str(value.type))
-                if tail[0] is not None and tail not in labelled and not _is_terminal(tail[0]):
-                    edge.label = self.label(block, i)
-                    labelled.add(tail)
+                if tail[0] is not None and not _is_terminal(tail[0]):
+                    label = self.label(block, i)
+                    if (tail[0].id, label) not in labelled:
+                        edge.label = label
+                        labelled.add((tail[0].id, label))
                 cluster.edges.append(edge)
         if cluster.kind != "network":
             for i, value in enumerate(cluster.outs):
