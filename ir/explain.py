@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -17,7 +18,7 @@ def page(code: str) -> str | None:
     >>> page("E0301").splitlines()[0].startswith("# E0301")
     True
     """
-    if not code.isalnum():
+    if not re.fullmatch(r"E[0-9]{4}", code):
         return None
     file = _folder() / f"{code}.md"
     return file.read_text(encoding="utf-8") if file.is_file() else None

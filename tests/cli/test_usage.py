@@ -70,6 +70,8 @@ def test_version(archc):
         (["profile", "good.arch"], "E0510", 1),
         (["bench", "good.arch", "--against", "jax"], "E0027", 2),
         (["explain", "E9999"], "E0020", 2),
+        (["explain", "E" * 1000], "E0020", 2),
+        (["explain", "../E0301"], "E0020", 2),
         (["ops", "linaer"], "E0201", 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
