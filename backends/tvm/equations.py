@@ -57,17 +57,16 @@ def where_rank(rank: te.Tensor, k: int) -> te.Tensor:
 def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[te.Tensor]:
     """Sort rows by destination, in their order: `index` [R, k] holds where each row goes, -1 for nowhere.
 
-    Returns order [R k] (the rows that go to destination 0, then those to 1, …; the rest undefined), counts
+    Returns order [R k] (the rows that go to destination 0, then those to 1, …; the rest undefined), counts and starts
     [destinations], and slot [R, k]: the place of each entry of `index` in `order`, -1 for none. A destination takes at
     most ceil(capacity R k / destinations) rows.
     """
     rows, k = index.shape
 
     def write(ins: Any, outs: Any) -> Any:
-        (index,), (order, counts, slot) = ins, outs
+        (index,), (order, counts, starts, slot) = ins, outs
         out = Emitter()
         zero, one = tirx.IntImm("int64", 0), tirx.IntImm("int64", 1)
-        starts = out.scratch("starts", [destinations], "int64")
         with out.loop(destinations, name="d") as d:
             out.store(counts, [d], zero)
         with out.loop(rows, name="r") as r, out.loop(k, name="j") as j:
@@ -91,9 +90,16 @@ def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[t
             out.store(slot, [r, j], place)
         return out.finish()
 
-    shapes = [(rows * k,), (tirx.IntImm("int64", destinations),), (rows, k)]
-    made = te.extern(shapes, [index], write, name="route", dtype=["int64"] * 3)
+    each = (tirx.IntImm("int64", destinations),)
+    made = te.extern([(rows * k,), each, each, (rows, k)], [index], write, name="route", dtype=["int64"] * 4)
     return list(made)
+
+
+def take_rows(x: te.Tensor, order: te.Tensor, starts: te.Tensor, destination: int, count: Expr) -> te.Tensor:
+    """The `count` rows of x that `route` sends to a destination."""
+    return te.compute(
+        (count, *x.shape[1:]), lambda i, *at: x(order(starts(destination) + i), *at), name="take_rows"
+    )
 
 
 def scatter_rows(found: te.Tensor, slot: te.Tensor, x: te.Tensor) -> te.Tensor:

@@ -10,9 +10,10 @@ from tvm import relax
 from archc.backends.tvm import equations
 from archc.backends.tvm.lower import TvmNode, lowering
 from archc.backends.tvm.lowerings.elementwise import number
+from archc.backends.tvm.lowerings.linear import take
 from archc.ir.ops import index
 from archc.ir.ops.shape import swapped
-from archc.ir.types import FLOATS, NUMPY_NAMES
+from archc.ir.types import NUMPY_NAMES
 
 op = relax.op
 
@@ -24,7 +25,7 @@ def _gather(n: TvmNode) -> Any:
 
 @lowering(index.INDEX_SELECT)
 def _index_select(n: TvmNode) -> Any:
-    return op.take(n.x, n.args[1], n.p.axis % n.type.rank)
+    return take(n, n.x, n.args[1], n.p.axis % n.type.rank)
 
 
 @lowering(index.ONE_HOT)

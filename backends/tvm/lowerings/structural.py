@@ -21,6 +21,9 @@ from archc.ir.ops.structural import EXIT, MOE, SKIP, moe_by_token, moe_regions, 
 
 op = relax.op
 
+APART = {"op_pattern": 8}
+"""Not to be fused: TVM would move the kernel to before the size of its result is known."""
+
 
 def _region(n: TvmNode, region: Graph, *formals: Any) -> list[Any]:
     """A region on given formals and what the node captures."""
@@ -46,21 +49,22 @@ class _Routes:
         routed = n.lowerer.bb.emit_te(
             lambda index: equations.route(index, destinations, capacity), index, primfunc_name_hint="route"
         )
-        self._order, counts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(3))
+        self._order, counts, self._starts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(4))
         self.counts = [tirx.Var(f"rows{n.lowerer.fresh()}", "int64") for _ in range(destinations)]
         shape = n.emit(op.tensor_to_shape(counts))
         n.lowerer.bb.match_cast(shape, relax.ShapeType(self.counts))
 
     def rows(self, x: Any, destination: int) -> Any:
         """The rows of x [R, …] that go to a destination, in order."""
-        start: Any = tirx.IntImm("int64", 0)
-        for count in self.counts[:destination]:
-            start = start + count
-        stop = start + self.counts[destination]
-        places = self.n.emit(op.strided_slice(self._order, [0], [start], [stop], assume_inbound=True))
-        size = self.counts[destination]
-        places = self.n.lowerer.bb.match_cast(places, relax.TensorType([size], "int64"))
-        return self.n.emit(op.take(x, places, axis=0))
+        count = self.counts[destination]
+        return self.n.lowerer.bb.emit_te(
+            lambda x, order, starts: equations.take_rows(x, order, starts, destination, count),
+            x,
+            self._order,
+            self._starts,
+            primfunc_name_hint="take_rows",
+            primfunc_attrs=APART,
+        )
 
     def otherwise(self, found: Any, x: Any) -> Any:
         """`found` for the rows that went somewhere, x for the others."""
@@ -141,7 +145,13 @@ def _within_budget(n: TvmNode, body: Graph, g: Any) -> Any:
     most = op.maximum(n.size(part, "int64"), n.const(1, "int64"))
     keep = n.emit(op.less(rank, n.emit(most)))
     position = bb.emit_te(equations.count_before, keep, primfunc_name_hint="count_before")
-    places = bb.emit_te(equations.places, keep, position, size, primfunc_name_hint="places")
+    places = bb.emit_te(
+        lambda keep, position: equations.places(keep, position, size),
+        keep,
+        position,
+        primfunc_name_hint="places",
+        primfunc_attrs=APART,
+    )
     chosen = bb.emit_te(equations.take_each, n.x, places, primfunc_name_hint="take_each")
     _bind(n, body, 1, size)
     (found,) = _region(n, body, chosen)
