@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from archc.drawing.layout import (
-    HEADER,
-    PAD,
     RADIUS,
     ROW,
     ROW_HEIGHT,
@@ -27,7 +25,7 @@ from archc.drawing.layout import (
     size_text,
 )
 from archc.drawing.picture import Box, Cluster, Picture
-from archc.drawing.words import op_text, parameters_text, text_width
+from archc.drawing.words import parameters_text, text_width
 from archc.ir.cost import node_flops
 from archc.ir.graph import Node
 
@@ -381,6 +379,3 @@ def moved(shapes: Iterable[Shape], x: float, y: float) -> list[Shape]:
         else:
             result.append(moved_group(s, x, y))
     return result
-
-
-__all__ = ["DARK", "HEADER", "LIGHT", "PAD", "Group", "Line", "Rect", "Sheet", "Text", "op_text", "page", "paint"]

@@ -73,7 +73,6 @@ class Cluster:
     outs: list[Value] = field(default_factory=list)
     note: str = ""
     params: int = 0
-    parallel: bool = False
 
     def blocks(self) -> Iterator[Block]:
         """This cluster and everything in it, outermost first."""
@@ -288,7 +287,7 @@ class _Composer:
 
     def region(self, region: Region) -> Cluster:
         graph = region.graph
-        cluster = Cluster(self.new_id(), "region", region.name, count=region.count, parallel=True)
+        cluster = Cluster(self.new_id(), "region", region.name, count=region.count)
         cluster.children = self.blocks(region.items)
         read = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs)
         cluster.ins = [v for v in graph.inputs if v in read]
