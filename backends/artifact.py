@@ -69,11 +69,15 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Port(_Record):
-    """An input or output: a dimension is a size, a symbol (`"N"`) or an expression over symbols (`"2*N + 1"`)."""
+    """An input or output: a dimension is a size, a symbol (`"N"`) or an expression over symbols (`"2*N + 1"`).
+
+    `below` bounds an input of indices: each is at least 0 and less than it.
+    """
 
     name: str
     dtype: Literal["f64", "f32", "f16", "bf16", "i64", "i32", "i8", "bool"]
     dims: tuple[DimText, ...]
+    below: int | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.dims))}]"

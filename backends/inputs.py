@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from archc.ir.dims import Dim, known
-from archc.ir.graph import Graph
-from archc.ir.types import FLOATS, NUMPY_NAMES
+from archc.ir.graph import Graph, Value
+from archc.ir.types import FLOATS, INTEGERS, NUMPY_NAMES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +22,35 @@ def symbol_sizes(graph: Graph, given: Mapping[str, int] | None = None) -> dict[s
     return sizes | dict(given or {})
 
 
-def index_bound(graph: Graph) -> int:
-    """Integers below this are valid wherever the network looks something up."""
-    counts = [n.call.params.count for n in graph.walk() if n.op.name == "embedding"]
-    return min(counts, default=2)
+def index_bounds(graph: Graph) -> dict[str, int]:
+    """For each integer input that is looked up in something of a known size: valid indices are 0 … bound - 1.
+
+    An input is followed through views; what is computed from it is not.
+    """
+    bounds: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.type.dtype not in INTEGERS:
+            continue
+        sizes = list(_looked_up(value))
+        if sizes:
+            bounds[value.name] = min(sizes)
+    return bounds
+
+
+def _looked_up(value: Value) -> Iterator[int]:
+    for node in value.uses:
+        place = node.inputs.index(value)
+        if node.op.name == "embedding":
+            yield node.call.params.count
+        elif node.op.name == "one_hot":
+            yield node.call.params.num_classes
+        elif node.op.name in ("gather", "index_select") and place == 1:
+            size = node.inputs[0].type.shape[node.call.axis(node.call.params.axis)]
+            if isinstance(size, int):
+                yield size
+        elif node.op.category == "shape" and node.op.name != "cast":
+            for result in node.outputs:
+                yield from _looked_up(result)
 
 
 def random_inputs(
@@ -39,7 +64,7 @@ def random_inputs(
 
     rng = np.random.Generator(np.random.Philox(seed))
     values: Mapping[str, Dim] = symbol_sizes(graph, sizes)
-    bound = index_bound(graph)
+    bounds = index_bounds(graph)
     inputs = {}
     for value in graph.inputs:
         type_ = value.type.substitute(values)
@@ -57,5 +82,5 @@ def random_inputs(
         elif type_.dtype == "bool":
             inputs[value.name] = rng.integers(0, 2, shape).astype(bool)
         else:
-            inputs[value.name] = rng.integers(0, bound, shape).astype(NUMPY_NAMES[type_.dtype])
+            inputs[value.name] = rng.integers(0, bounds.get(value.name, 2), shape).astype(NUMPY_NAMES[type_.dtype])
     return inputs

@@ -99,7 +99,7 @@ class Artifact:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """The outputs by name for inputs by name: numpy arrays, or anything that speaks DLPack, such as torch tensors.
 
-        Raises, gathered: E0520 (an input is missing or unknown), E0521 (dtype), E0522 (shape); and E0523 (in a process
+        Raises, gathered: E0520 (an input is missing or unknown), E0521 (dtype), E0522 (shape), E0529 (indices); and E0523 (in a process
         forked after workers were started), E0524 (the compiled code failed).
         """
         tensors = self.tensors(inputs)
@@ -141,7 +141,7 @@ class Artifact:
                 problems.add(*error.diagnostics)
                 continue
             arrays.append(array)
-            problems.add(*_shape_problems(port, array.shape, symbols))
+            problems.add(*_shape_problems(port, array.shape, symbols), *_index_problems(port, array))
         values = {name: value for name, (value, _) in symbols.items()}
         if not problems.has_errors:
             for port, array in zip(self.manifest.inputs, arrays, strict=True):
@@ -315,6 +315,24 @@ def _as_array(port: Port, value: Any) -> Array:
         f"input `{port.name}` needs dtype {needed.name}; found {array.dtype.name}",
         help=f"cast it: `{port.name}.astype('{needed.name}')`",
     )
+
+
+def _index_problems(port: Port, array: Array) -> list[Diagnostic]:
+    """An index outside the table that it is looked up in: compiled code has no way to say so."""
+    if port.below is None or not array.size:
+        return []
+    least, most = int(array.min()), int(array.max())
+    if least >= 0 and most < port.below:
+        return []
+    wrong = least if least < 0 else most
+    place = [int(i) for i in np.argwhere(array == wrong)[0]]
+    return [
+        Diagnostic(
+            "E0529",
+            f"input `{port.name}` needs indices from 0 to {port.below - 1}; found {wrong} at {place}",
+            help="it is looked up in a table with so many rows",
+        )
+    ]
 
 
 def _shape_problems(port: Port, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> list[Diagnostic]:

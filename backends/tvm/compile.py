@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from archc.backends.artifact import Facts, Manifest, Port, read_manifest
 from archc.backends.cache import Cache, cache_key, copy_out
+from archc.backends.inputs import index_bounds
 from archc.backends.weights import check_weights, numpy_dtype, type_of
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
@@ -84,7 +85,7 @@ def compile_cached(
 ) -> Manifest:
     """`compile_graph` through the cache: what has been compiled before, by any process, is copied to `path`."""
     _check(graph, weights)
-    facts = facts_of(graph, weights, weights_origin, preprocessing, ())
+    facts = _facts(graph, _identity(graph, weights), weights_origin, preprocessing, ())
     key = cache_key(
         facts=facts.model_dump(mode="json"),
         target=spec.model_dump(mode="json"),
@@ -122,7 +123,7 @@ def facts_of(
     passes: Sequence[str],
 ) -> Facts:
     """What an artifact says of its network; with the target and the pipeline, what its cache key is made of."""
-    identity = canonical(graph)
+    identity, bounds = canonical(graph), index_bounds(graph)
     digest = hashlib.sha256()
     for parameter in identity.parameters:  # in canonical order: names do not count
         array = np.ascontiguousarray(weights[parameter.name])
@@ -130,7 +131,7 @@ def facts_of(
         digest.update(array.view(np.uint8).data if array.size else b"")
     return Facts(
         name=graph.name,
-        inputs=tuple(_port(v.name, v) for v in graph.inputs),
+        inputs=tuple(_port(v.name, v, bounds.get(v.name)) for v in graph.inputs),
         outputs=tuple(_port(name, v) for name, v in zip(graph.output_names, graph.outputs, strict=True)),
         ir_hash=identity.hash,
         weights_hash=digest.hexdigest(),
@@ -141,17 +142,9 @@ def facts_of(
     )
 
 
-def initial_weights(graph: Graph, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """The initial value of every parameter, the same for the same seed and name on every machine."""
-    return {
-        name: p.init.sample(p.shape, seed, name).astype(numpy_dtype(p.type.dtype))
-        for name, p in graph.parameters().items()
-    }
-
-
-def _port(name: str, value: Value) -> Port:
+def _port(name: str, value: Value, below: int | None = None) -> Port:
     dims = tuple(d if isinstance(d, int) else str(d) for d in value.type.shape)
-    return Port(name=name, dtype=value.type.dtype, dims=dims)  # type: ignore[arg-type]
+    return Port(name=name, dtype=value.type.dtype, dims=dims, below=below)  # type: ignore[arg-type]
 
 
 def _check(graph: Graph, weights: Arrays) -> None:
