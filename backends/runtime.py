@@ -99,8 +99,8 @@ class Artifact:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """The outputs by name for inputs by name: numpy arrays, or anything that speaks DLPack, such as torch tensors.
 
-        Raises, gathered: E0520 (an input is missing or unknown), E0521 (dtype), E0522 (shape), E0529 (indices); and E0523 (in a process
-        forked after workers were started), E0524 (the compiled code failed).
+        Raises, gathered: E0520 (an input is missing or unknown), E0521 (dtype), E0522 (shape), E0529 (indices); and
+        E0523 (in a process forked after workers were started), E0524 (the compiled code failed).
         """
         tensors = self.tensors(inputs)
         with self.machine() as machine:
