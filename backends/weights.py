@@ -48,7 +48,7 @@ Entry = tuple[np.dtype[Any], tuple[int, ...], int]  # dtype, shape and offset of
 class Weights:
     """A weights file in memory: read-only arrays by parameter name, metadata, and the file's SHA-256."""
 
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Array] = field(repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
 

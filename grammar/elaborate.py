@@ -252,5 +252,7 @@ def definition_scope(definition: Definition, name: str | None, at: Place) -> Pla
 
 
 def _key(value: Any) -> Any:
-    """A value as a key: `1`, `1.0` and `true` differ."""
-    return tuple([_key(v) for v in value]) if isinstance(value, tuple) else (type(value), value)
+    """A value as a key: `1`, `1.0` and `true` differ, and so do `0.0` and `-0.0`."""
+    if isinstance(value, tuple):
+        return tuple([_key(v) for v in value])
+    return (float, value.hex()) if isinstance(value, float) else (type(value), value)

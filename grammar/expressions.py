@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
 from archc.grammar.calls import Argument, Arguments, OpArguments, region_names
 from archc.grammar.constructs import CONSTRUCTS, Construct, repeat
-from archc.grammar.emit import Emitter, find_op
+from archc.grammar.emit import Emitter, broken_plugins, find_op
 from archc.grammar.limits import Limits
 from archc.grammar.modules import (
     DefRef,
@@ -83,7 +83,7 @@ class Expressions(Emitter):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self.is_open = False  # are choices and missing parameters left open, as `check` does?
+        self.choices_open = False  # are choices left open, as `check` does for a space?
         self._depth = 0
 
     @property
@@ -150,7 +150,7 @@ class Expressions(Emitter):
             found = self._built_in(expr, env, at)
         if isinstance(found, Pending):
             raise _unbound(expr.name, expr.span)
-        if isinstance(found, RuleEntry) and self.is_open:
+        if isinstance(found, RuleEntry) and self.choices_open:
             return POISON
         if isinstance(found, RuleEntry):
             raise fail("E0702", f"`{expr.name}` is a rule: it stands for a choice", expr.span, help=SAMPLE)
@@ -236,6 +236,8 @@ class Expressions(Emitter):
         value = self.evaluate(expr.operand, env, at)
         if is_tensor(value):
             return self._tensor_op("neg", (value,), expr.span, at)
+        if isinstance(value, float):
+            return -value  # 0 - 0.0 would lose the sign of -0.0
         return POISON if value is POISON else calculate("-", 0, value, expr.span)
 
     def _arithmetic(self, expr: Arithmetic, env: Env, at: Place) -> Any:
@@ -308,21 +310,23 @@ class Expressions(Emitter):
             if module is POISON:
                 value = POISON
                 continue
-            module = self.need_module(module, stage.span)
+            module = self.need_module(module, stage.span, stage)
             if waiting:
                 waiting.append(module)
             else:
                 value = self.apply(module, value, at, stage.span)
         return Sequence_(tuple(waiting), expr.span) if waiting and value is not POISON else value
 
-    def need_module(self, value: Any, span: Span) -> Module:
-        """`value`, which has to be a module.
+    def need_module(self, value: Any, span: Span, expr: Expr | None = None) -> Module:
+        """`value`, the value of `expr`, which has to be a module.
 
         Raises: CompileError (E0330) when it is not.
         """
         if isinstance(value, Module):
             return value
         help = "only the first of a `->` chain is a tensor; `(a, b) -> f` feeds two" if is_tensor(value) else None
+        if isinstance(expr, Ref) and (expr.name in REGISTRY or expr.name in CONSTRUCTS):
+            help = f"`{expr.name}` is a name of this program here: rename it, or call the operator, `{expr.name}(…)`"
         raise fail("E0330", "a module is needed here", span, label=f"found {describe(value)}", help=help)
 
     def _fn(self, expr: Fn, env: Env, at: Place) -> Function:
@@ -332,7 +336,7 @@ class Expressions(Emitter):
         return repeat(self.elaborator, expr, env, at)
 
     def _choice(self, expr: Choose | Range, env: Env, at: Place) -> Any:
-        if self.is_open:
+        if self.choices_open:
             return POISON
         word = "choose" if isinstance(expr, Choose) else "range"
         raise fail("E0702", f"`{word}` leaves a choice open, and an `arch` has none", expr.span, help=SAMPLE)
@@ -369,9 +373,9 @@ class Expressions(Emitter):
         return POISON
 
     def _callee(self, expr: Ref, env: Env, at: Place) -> Any:
-        """What a called name means. A tensor cannot be called: beside a port named `add`, `add(…)` is still the op."""
+        """What a called name means. Only modules are: beside a port or number `add`, `add(…)` is still the op."""
         found = env.look_up(expr.name)
-        if isinstance(found, Tensor | Bundle | Pending) or is_number(found):
+        if found is not MISSING and not isinstance(found, Module | Definition | RuleEntry | Poison):
             return CONSTRUCTS.get(expr.name) or REGISTRY.get(expr.name) or self.meaning(expr, env, at)
         return self.meaning(expr, env, at)
 
@@ -423,7 +427,8 @@ def unknown_name(expr: Ref, env: Env, symbols: Mapping[str, Any]) -> CompileErro
         help = f"`{expr.name}` can be named in a `fn` that is a region of `moe`, `skip` or `exit`"
     elif help is None and expr.name[:1].isupper():
         help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
-    return fail("E0201", f"unknown name `{expr.name}`", expr.span, label="not found here", help=help)
+    notes = broken_plugins()
+    return fail("E0201", f"unknown name `{expr.name}`", expr.span, label="not found here", notes=notes, help=help)
 
 
 def _arity(module: Module) -> int | None:

@@ -36,6 +36,7 @@ def format_source(text: str, file: str = "<text>", limits: Limits = DEFAULT) -> 
     y = x -> linear(3, bias = false)  # last
     """
     text = check_text(text, file, limits)
+
     def no_fault(fault: Fault) -> bool:
         raise AssertionError(f"the parser accepted this text: {fault}")
 

@@ -89,7 +89,8 @@ def _checked(
         return error.diagnostics
     with _room_to_recurse():
         program = Program(syntax, values, dims, limits)
-        program.e.is_open = True
+        program.parameters_open = True
+        program.e.choices_open = syntax.kind != "arch"
         program.check(arguments=True)
         if syntax.kind == "space":
             program.e.sink.add(*lint_space(syntax, values))

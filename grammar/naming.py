@@ -77,7 +77,7 @@ class Scope:
         self.names, self.tied, self.single = names, tied, False
         self._path, self._weights, self._parent, self._kind, self._base = path, weights, parent, kind, base
         self._counts: dict[tuple[str, str], int] = {}
-        self.owner: Scope = self if kind == "def" or parent is None else parent.owner
+        self.owner: Scope = self if kind in ("def", "placed") or parent is None else parent.owner
 
     @staticmethod
     def root(names: Names) -> Scope:
@@ -102,8 +102,12 @@ class Scope:
         while (above := chain[-1]._parent) is not None and above._path is None:
             chain.append(above)
         for scope in reversed(chain):
-            assert scope._parent is not None
-            scope._path, scope._weights = scope._parent._number(scope._kind, scope._base)
+            above, base = scope._parent, scope._base
+            assert above is not None
+            scope._path, scope._weights = (
+                (_join(above.path, base), _join(above.weights, base)) if scope._kind == "placed"
+                else above._number(scope._kind, base)
+            )  # fmt: skip
 
     def definition(self, name: str) -> Scope:
         """The scope of a call of a `def`."""
@@ -115,8 +119,7 @@ class Scope:
 
     def fixed(self, name: str) -> Scope:
         """The scope of a call of a `def` with `name = "…"`."""
-        path, weights = self._absolute(name)
-        return Scope(self.names, path, weights, self, "def", name, self.tied)
+        return Scope(self.names, None, None, self.owner, "placed", name, self.tied)
 
     def region(self, path: str, weights: str) -> Scope:
         """The scope of a region of the node so named."""
@@ -130,7 +133,7 @@ class Scope:
 
     def transparent(self) -> Scope:
         """A scope that is a `def`'s, but adds nothing to the path."""
-        return Scope(self.names, self.path, self.weights, self, "def", "", self.tied)
+        return Scope(self.names, None, None, self, "placed", "", self.tied)
 
     def node(self, op: str, fixed: str | None, span: Span | None) -> tuple[str, str]:
         """A new node's name, and the one that its weights begin with.

@@ -50,6 +50,7 @@ class Program:
         self.env = Env()
         self.outputs: dict[str, tuple[Port, TensorType | Poison]] = {}
         self.requirements: list[Require] = []
+        self.parameters_open = False
         self.results: dict[str, tuple[Value, Span]] = {}
 
     def elaborate(self) -> Graph:
@@ -64,14 +65,14 @@ class Program:
         return self.graph
 
     def check(self, arguments: bool = False) -> None:
-        """Find mistakes; what is open (a parameter without a value, a choice) is taken to be right.
+        """Find mistakes; what is left open (`parameters_open`, `choices_open`) is taken to be right.
 
         `arguments`: check those of calls in unused definitions, too.
         """
         self._guarded(self._parameters)
         self._declare()
         self._symbols()
-        resolver = Resolver(self.syntax, self.env.names, arguments or self.e.is_open)
+        resolver = Resolver(self.syntax, self.env.names, arguments)
         self.e.sink.add(*resolver.run())
         if resolver.recursive:
             return
@@ -129,7 +130,7 @@ class Program:
             if isinstance(value, int) and not isinstance(value, bool) and _is_float(formal, default):
                 value = float(value)
             check_parameter(formal, value, formal.name.span, describe(value), default)
-        elif default is MISSING and self.e.is_open:
+        elif default is MISSING and self.parameters_open:
             value = POISON
         elif default is MISSING:
             raise fail("E0214", f"parameter `{name}` has no value", formal.span, label="it has no default",

@@ -11,7 +11,7 @@ from typing import Any
 
 from archc.grammar.calls import Argument, Arguments, bind_op, check_keywords
 from archc.grammar.constructs import CONSTRUCTS
-from archc.grammar.emit import find_op
+from archc.grammar.emit import broken_plugins, find_op
 from archc.grammar.requirements import QUANTITIES
 from archc.grammar.scope import close_name
 from archc.grammar.syntax import (
@@ -147,7 +147,9 @@ class Resolver:
         help = close_name(name, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
         if help is None and name[:1].isupper():
             help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
-        error = fail("E0201", f"unknown name `{name}`", ref.span, label="not found here", help=help)
+        error = fail(
+            "E0201", f"unknown name `{name}`", ref.span, label="not found here", notes=broken_plugins(), help=help
+        )
         self.diagnostics += error.diagnostics
 
     # Recursion

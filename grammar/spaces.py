@@ -55,12 +55,29 @@ def lint_space(space: Program, values: Mapping[str, Any] | None = None) -> list[
                 f"drawing from rule `{rule.name.text}` need not end: the spectral radius of the expected offspring is "
                 f"{radius:.3g}, and should be below 1",
                 rule.name.span,
-                label=f"one draw mentions it {matrix[worst][worst]:.3g} times again on average",
+                label=_growth([r.name.text for r in rules], matrix, worst),
                 severity="warning",
                 help="give more weight to alternatives that mention no rules",
             )
         )
     return found
+
+
+def _growth(names: Sequence[str], matrix: Sequence[Sequence[float]], rule: int) -> str:
+    """What one draw of a rule mentions that is the rule again, or leads back to it."""
+    back = {rule}
+    while True:
+        more = {i for i, row in enumerate(matrix) if any(row[j] > 0 for j in back)} - back
+        if not more:
+            break
+        back |= more
+    mentions = [(name, times) for i, (name, times) in enumerate(zip(names, matrix[rule], strict=True))
+                if times > 0 and i in back and i != rule]  # fmt: skip
+    itself = f"itself {matrix[rule][rule]:.3g} times" if matrix[rule][rule] > 0 else ""
+    if not mentions:
+        return f"one draw mentions {itself} on average"
+    others = ", ".join(f"`{name}` {times:.3g} times" for name, times in mentions)
+    return f"one draw mentions {', '.join(filter(None, (itself, others)))} on average, and that leads back to it"
 
 
 def spectral_radius(matrix: Sequence[Sequence[float]]) -> tuple[float, int]:

@@ -12,6 +12,7 @@ from archc.cli.console import human, note, print_json
 from archc.cli.options import (
     Batch,
     Dims,
+    Either,
     File,
     Json,
     Seed,
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="the file to write")]
 Compiled = Annotated[Path, typer.Argument(metavar="OUT", help="what `archc compile` wrote", show_default=False)]
-Either = Annotated[
-    Path, typer.Argument(metavar="FILE|OUT", help="an .arch file, or what `archc compile` wrote", show_default=False)
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -362,10 +360,36 @@ def _timing_row(t: Timing) -> tuple[str, ...]:
     return (t.runner, f"{t.median_ms:.4f}", f"{t.low_ms:.4f}–{t.high_ms:.4f}", ratio, difference, t.version)
 
 
-def _tell_facts(facts: dict[str, Any]) -> None:
-    import json
+_STATIC = (  # a fact of a kernel in the compiler's report, and the head of its column
+    ("name", "kernel"),
+    ("arch", "arch"),
+    ("registers", "registers"),
+    ("spill_store_bytes", "spills"),
+    ("shared_bytes", "shared memory"),
+    ("stack_bytes", "stack"),
+    ("bytes", "code"),
+)
 
-    print(json.dumps(facts, indent=2))
+
+def _tell_facts(facts: dict[str, Any]) -> None:
+    from archc.cli.tables import print_table
+
+    kernels = facts.get("kernels", [])
+    columns = [(key, head) for key, head in _STATIC if any(key in kernel for kernel in kernels)]
+    if kernels:
+        rows = [[_fact(key, kernel.get(key, "")) for key, _ in columns] for kernel in kernels]
+        print_table([head for _, head in columns], rows, right=2 if "arch" in kernels[0] else 1)
+        print()
+    else:
+        print("the compiler gave no figures on kernels\n")
+    if images := facts.get("images"):
+        print(f"machine code for {', '.join(images)}")
+    sizes = ", ".join(f"{name} {human(size, 'B')}" for name, size in facts["bytes"].items())
+    print(f"{facts['name']} for {facts['target']['kind']}: {sizes}")
+
+
+def _fact(key: str, value: Any) -> str:
+    return f"{value:,} B" if key.endswith("bytes") and value != "" else str(value)
 
 
 def _threads(count: int) -> str:

@@ -7,8 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from archc.cli import options
 from archc.cli.console import human, note, print_json, report
-from archc.cli.options import Dims, File, Files, Json, Seed, Set, open_model, parse_dims, parse_values, register
+from archc.cli.options import (
+    Dims,
+    File,
+    Files,
+    First,
+    Json,
+    Second,
+    Seed,
+    Set,
+    open_model,
+    parse_dims,
+    parse_values,
+    register,
+)
 from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, fail
 
 if TYPE_CHECKING:
@@ -29,7 +43,7 @@ def check(files: Files, settings: Set = None, dims: Dims = None, as_json: Json =
     values, sizes = parse_values(settings), parse_dims(dims)
     found: list[Diagnostic] = []
     for file in files:
-        found += check_file(file, values, sizes)
+        found += check_file(file, values, sizes, options.limits)
     if as_json or found:
         report(found, as_json)
     missing = any(d.code == "E0001" for d in found)
@@ -53,8 +67,8 @@ def fmt(
     worst = 0
     for file in files:
         try:
-            text = read_source(file)
-            laid_out = format_source(text, str(file))
+            text = read_source(file, options.limits)
+            laid_out = format_source(text, str(file), options.limits)
         except CompileError as e:
             problems += e.diagnostics
             worst = max(worst, e.exit_code)
@@ -210,8 +224,8 @@ def hash_(file: File, settings: Set = None, dims: Dims = None, as_json: Json = F
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="an .arch file")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="an .arch file")],
+    a: First,
+    b: Second,
     as_json: Json = False,
 ) -> None:
     """The semantic difference of two architectures; exit 0 when they are the same, 1 when not.

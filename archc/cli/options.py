@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from archc.cli import console
+from archc.grammar.limits import DEFAULT, flags
 from archc.ir.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -23,6 +25,14 @@ Set = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="set a parameter of the architecture (repeatable)"),
 ]
 Dims = Annotated[list[str] | None, typer.Option("--dim", metavar="T=128", help="fix a symbolic dimension (repeatable)")]
+Either = Annotated[
+    Path, typer.Argument(metavar="FILE|OUT", help="an .arch file, or what `archc compile` wrote", show_default=False)
+]
+First = Annotated[Path, typer.Argument(metavar="A", help="an .arch file", show_default=False)]
+Second = Annotated[Path, typer.Argument(metavar="B", help="an .arch file", show_default=False)]
+PROGRAMS = (File, Files, Either, First, Second)
+"""A command that has one of these reads programs, and takes the flags that raise their limits."""
+
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Weights = Annotated[
     Path | None, typer.Option(metavar="W.safetensors", help="weights (default: initialised from --seed)")
@@ -37,25 +47,42 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no rema
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="more remarks; the traceback of an internal error")]
 
 
+limits = DEFAULT
+"""What programs may ask for; set by the --max-… flags before a command runs."""
+
+_LIMITS = {f"max_{field}": (field, flag) for field, flag in flags().items()}
+
+
 def register(app: typer.Typer, *commands: Callable[..., None]) -> None:
-    """Add commands, named as their functions; every one of them takes -q and -v."""
+    """Add commands, named as their functions. Each takes -q and -v, and those that read programs the flags that raise a
+    limit, which the help leaves out: whoever needs one is told by the diagnostic."""
     for command in commands:
-        app.command(command.__name__.rstrip("_"))(_with_loudness(command))
+        app.command(command.__name__.rstrip("_"))(_with_common_flags(command))
 
 
-def _with_loudness(command: Callable[..., None]) -> Callable[..., None]:
+def _with_common_flags(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, quiet: bool, verbose: bool, **named: Any) -> None:
+        global limits
         console.loudness = -1 if quiet else 1 if verbose else 0
+        raised = {_LIMITS[name][0]: named.pop(name) for name in _LIMITS.keys() & named.keys()}
+        limits = replace(DEFAULT, **{field: value for field, value in raised.items() if value is not None})
         command(*args, **named)
 
     signature = inspect.signature(command, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    both = [
+    common = [
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
         inspect.Parameter("verbose", keyword, default=False, annotation=Verbose),
     ]
-    parameters = [*signature.parameters.values(), *both]
+    if any(p.annotation in PROGRAMS for p in signature.parameters.values()):
+        common += [
+            inspect.Parameter(
+                name, keyword, default=None, annotation=Annotated[int | None, typer.Option(flag, min=1, hidden=True)]
+            )
+            for name, (_, flag) in _LIMITS.items()
+        ]
+    parameters = [*signature.parameters.values(), *common]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
@@ -120,4 +147,4 @@ def open_model(file: Path, settings: list[str] | None = None, dims: list[str] | 
     """The architecture that a command speaks of."""
     from archc.facade.model import from_file
 
-    return from_file(file, parse_values(settings), parse_dims(dims))
+    return from_file(file, parse_values(settings), parse_dims(dims), limits)

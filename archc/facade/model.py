@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archc.facade.weights import Given
+from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.load import load as load_graph
 from archc.grammar.load import loads as loads_graph
 from archc.grammar.printer import print_graph
@@ -106,10 +107,15 @@ def load(path: str | Path, /, *, dims: Mapping[str, int] | None = None, **parame
     return from_file(path, parameters, dims)
 
 
-def from_file(path: str | Path, parameters: Mapping[str, Any], dims: Mapping[str, int] | None = None) -> Model:
-    """`load` for parameters of any name."""
-    graph = load_graph(path, parameters, dims)
-    return Model(graph, read_source(path), Path(path))
+def from_file(
+    path: str | Path,
+    parameters: Mapping[str, Any],
+    dims: Mapping[str, int] | None = None,
+    limits: Limits = DEFAULT,
+) -> Model:
+    """`load` for parameters of any name, and other limits than the default ones."""
+    graph = load_graph(path, parameters, dims, limits)
+    return Model(graph, read_source(path, limits), Path(path))
 
 
 def loads(text: str, /, *, dims: Mapping[str, int] | None = None, **parameters: Any) -> Model:

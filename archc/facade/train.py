@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,10 @@ class Trained:
     """A trained network: `weights` go into `archc.compile`, and say how raw data are prepared; `result` holds scores,
     history and confusion matrix; `module` is the network in torch."""
 
-    weights: Weights
+    weights: Weights = field(repr=False)
     result: TrainResult
-    module: ArchModule
-    task: Task
+    module: ArchModule = field(repr=False)
+    task: Task = field(repr=False)
 
 
 def train(

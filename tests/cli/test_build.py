@@ -192,7 +192,24 @@ def test_profile(archc, wine_artifact, tmp_path):
     assert "<svg" in chart.read_text()
     assert archc("profile", wine_artifact, "--json").json["total_ms"] > 0
     assert archc("profile", wine_artifact, "--static", "--json").json["name"] == "wine"
+    table = archc("profile", wine_artifact, "--static").out
+    assert table.split()[:2] == ["kernel", "code"]
+    assert "wine for cpu: library " in table
     assert archc("profile", wine_artifact, "--chart", tmp_path / "c.txt").code == 2
+
+
+def test_the_static_table_of_cuda_kernels(capsys):
+    from archc.cli.build import _tell_facts
+
+    kernel = {"name": "dense", "arch": "sm_90", "registers": 40, "shared_bytes": 1024, "stack_bytes": 0}
+    kernel |= {"spill_store_bytes": 8, "spill_load_bytes": 8}
+    _tell_facts(
+        {"name": "a", "target": {"kind": "cuda"}, "bytes": {"library": 2000}, "kernels": [kernel], "images": ["sm_90"]}
+    )
+    head, _, row, *rest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["kernel", "arch", "registers", "spills", "shared", "memory", "stack"]
+    assert row.split() == ["dense", "sm_90", "40", "8", "B", "1,024", "B", "0", "B"]
+    assert rest == ["", "machine code for sm_90", "a for cuda: library 2.00 kB"]
 
 
 def test_bench(archc, wine, wine_artifact):

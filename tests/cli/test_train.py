@@ -90,3 +90,9 @@ def test_interrupt_before_training(tmp_path: Path, wine):
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told
+
+
+def test_a_trained_network_is_told_in_a_line_or_two(wine):
+    trained = library.train(str(wine), "wine", epochs=2, threads=1)
+    assert "epochs=2" in repr(trained)
+    assert max(map(len, map(repr, (trained, trained.weights, trained.task)))) < 5000

@@ -135,3 +135,26 @@ def test_every_command_takes_the_common_flags(archc, command):
     told = archc(*command, "--help").out
     for flag in ("--json", "-q, --quiet", "-v, --verbose"):
         assert flag in told.replace("--quiet, -q", "-q, --quiet").replace("--verbose, -v", "-v, --verbose")
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "enough"),
+    [
+        ("--max-file-bytes", "E0002", 10_000),
+        ("--max-tokens", "E0004", 1000),
+        ("--max-nesting", "E0005", 50),
+        ("--max-repeat", "E0007", 10),
+        ("--max-nodes", "E0008", 100),
+    ],
+)
+def test_limits_are_set_by_flags(archc, tmp_path, flag, code, enough):
+    file = tmp_path / "a.arch"
+    body = "repeat(3) { residual(linear(4) -> relu) }"
+    file.write_text(f"arch a\ninput x: f32[N, 4]\noutput y: f32[N, 4]\ny = x -> {body}\n")
+    for command in ("check", "summary"):
+        ran = archc(command, file, flag, 1)
+        assert (ran.code, f"error[{code}]" in ran.err, f"`{flag} " in ran.err) == (1, True, True), ran
+        assert archc(command, file, flag, enough).code == 0
+        assert archc(command, file).code == 0, "a flag holds for one command"
+    assert archc("ops", "relu", flag, 1).code == 2
+    assert archc("check", file, flag, 0).code == 2

@@ -271,6 +271,17 @@ def test_a_fixed_name_is_a_path_below_the_innermost_definition() -> None:
     assert [node.name for node in graph.nodes] == expected
 
 
+def test_a_call_that_fixes_a_name_numbers_its_definition_once() -> None:
+    calls = 'def f = linear(8)\ndef g = f(name = "")\ndef h = f(name = "own")\n'
+    assert weights(build(calls + "y = x -> g -> g")) == ["g.linear.weight", "g1.linear.weight"]
+    assert weights(build(calls + "y = x -> h -> h")) == ["h.own.linear.weight", "h1.own.linear.weight"]
+
+
+def test_zero_keeps_its_sign() -> None:
+    graph = build("def f(c) = fn(v) { return v * c }\ny = x -> f(0.0) -> f(-0.0)")
+    assert [str(n.params.value) for n in graph.nodes if n.op.name == "constant"] == ["0.0", "-0.0"]
+
+
 # Files
 
 

@@ -246,3 +246,45 @@ def test_the_warning_of_a_growing_space_tells_the_figure() -> None:
 
 def test_a_space_is_no_architecture() -> None:
     assert mistakes(SPACE)[0].code == "E0701"
+
+
+def test_only_a_space_leaves_choices_open() -> None:
+    choosing = HEAD + "y = x -> choose { relu | tanh }"
+    assert [(d.code, d.span and (d.span.line, d.span.column)) for d in check_text(choosing)] == [("E0702", (4, 10))]
+    assert [d.code for d in check_text(HEAD + "rule M = relu | tanh\ny = x -> M")] == ["E0702"]
+    assert check_text(choosing.replace("arch a(d = 8)", "space a(d = 8)")) == ()
+    assert check_text("arch a(d)\ninput x: f32[N, 8]\noutput y: f32[N, 8]\ny = x -> linear(d) -> linear(8)") == ()
+
+
+def test_the_warning_of_a_growing_space_tells_how_it_leads_back() -> None:
+    (direct,) = check_text(SPACE.replace("0.6", "0.3"))
+    assert direct.label == "one draw mentions itself 1.14 times on average"
+    (found,) = check_text(SPACE.replace("0.6", "0.3").replace("sequential(M, M)", "P") + "rule P = sequential(M, M)\n")
+    assert "itself" not in found.label
+    assert found.label in (
+        "one draw mentions `P` 0.571 times on average, and that leads back to it",
+        "one draw mentions `M` 2 times on average, and that leads back to it",
+    )
+
+
+def test_a_name_of_the_program_that_hides_an_operator_is_told() -> None:
+    head = "arch a(relu: bool = true)\ninput x: f32[N, 8]\noutput y: f32[N, 8]\n"
+    assert [n.op.name for n in loads(head + "y = x -> relu()").nodes] == ["relu"]
+    (found,) = mistakes(head + "y = x -> relu")
+    assert (found.code, found.help) == (
+        "E0330",
+        "`relu` is a name of this program here: rename it, or call the operator, `relu(…)`",
+    )
+
+
+def test_a_plugin_that_cannot_be_loaded_is_told_beside_the_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from archc.grammar import emit
+
+    warning = Diagnostic(
+        "E0210", "the operators of `p` could not be loaded", label="ImportError: q", severity="warning"
+    )
+    text = HEAD + "y = x -> star(8)"
+    assert mistakes(text)[0].notes == ()
+    monkeypatch.setattr(emit, "load_plugins", lambda: (warning,))
+    for (found,) in (mistakes(text), check_text(text)):
+        assert [n.message for n in found.notes] == ["the operators of `p` could not be loaded [E0210]: ImportError: q"]

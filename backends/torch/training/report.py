@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ class TrainResult:
 
     task: Mapping[str, Any]
     recipe: Recipe
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing = field(repr=False)
     parameters: int
-    history: tuple[dict[str, Any], ...]
+    history: tuple[dict[str, Any], ...] = field(repr=False)
     best_epoch: int | None
     val: Evaluation
     test: Evaluation | None

@@ -126,7 +126,7 @@ class Task:
     inputs: tuple[TensorType, ...]
     output: TensorType
     objective: Objective
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Split] = field(repr=False)
     data_sha256: str
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     defaults: Mapping[str, Any] = field(default_factory=dict)
