@@ -28,11 +28,11 @@ EXTREMES = {"argmax", "argmin", "topk", "sort", "argsort"}
 
 @dataclass(frozen=True)
 class Decision:
-    """The numbers that were decided on, and how they were (`kind`); `x` has the decided axis last for an extreme."""
+    """The numbers that were decided on, and how they were: "threshold" (at 0), "rounding", or, along the last axis,
+    "argument" (the first of the largest) and "order" (of the k largest)."""
 
     kind: str
     x: Tensor
-    count: int = 1
 
 
 class Watcher(TorchDispatchMode):
@@ -69,9 +69,8 @@ class Watcher(TorchDispatchMode):
             if name == "topk":
                 axis = args[2] if len(args) > 2 else kwargs.get("dim", -1)
             if x.dim():
-                self.decisions.append(
-                    Decision("extreme", x.double().movedim(axis, -1), args[1] if name == "topk" else 1)
-                )
+                kind = "argument" if name in ("argmax", "argmin") else "order"
+                self.decisions.append(Decision(kind, x.double().movedim(axis, -1)))
 
 
 def close_call(graph: Graph, weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -83,12 +82,12 @@ def close_call(graph: Graph, weights: Mapping[str, Any], inputs: Mapping[str, An
         if any(o.kind != decision.kind or o.x.shape != decision.x.shape for o in others):
             return f"decision {i} is met on another path"
         x = decision.x
-        finite = torch.isfinite(x)
+        finite = torch.isfinite(x) & ~_certain(decision, others)
         if not finite.any():
             continue
         scale = float(x[finite].abs().max())
         noise = max([epsilon * scale, *(_largest((o.x - x)[finite]) for o in others)])
-        margin = _margin(decision, finite)
+        margin = _margin(decision, others, finite)
         if margin <= FACTOR * noise:
             return f"{decision.kind} {i} has margin {margin:.1e}, noise {noise:.1e}"
     return ""
@@ -112,7 +111,19 @@ def decisions(graph: Graph, weights: Mapping[str, Any], inputs: Mapping[str, Any
     return watcher.decisions
 
 
-def _margin(decision: Decision, finite: Tensor) -> float:
+def _certain(decision: Decision, others: list[Decision]) -> Tensor:
+    """Where numbers lie exactly on the edge in every run: a copy of a number equals it in every format, a rounded
+    number is whole. What then is decided is said by the op, and no excuse. (Not by top-k: it may list equals in any
+    order.)"""
+    runs = [decision.x, *(o.x for o in others)]
+    if decision.kind == "threshold":
+        return torch.stack([x == 0 for x in runs]).all(0)
+    if decision.kind == "rounding":
+        return torch.stack([x == x.round() for x in runs]).all(0)
+    return torch.zeros_like(decision.x, dtype=torch.bool)
+
+
+def _margin(decision: Decision, others: list[Decision], finite: Tensor) -> float:
     x = decision.x
     if decision.kind == "threshold":
         return float(x[finite].abs().min())
@@ -120,9 +131,12 @@ def _margin(decision: Decision, finite: Tensor) -> float:
         return float((x - x.round())[finite].abs().min())
     if x.shape[-1] < 2:
         return float("inf")
-    ordered = x.sort(dim=-1).values
-    gaps = ordered.diff(dim=-1)
-    gaps = gaps[torch.isfinite(gaps)]
+    order = x.argsort(dim=-1, stable=True)
+    gaps = x.gather(-1, order).diff(dim=-1)
+    real = torch.isfinite(gaps)
+    if decision.kind == "argument":  # the first of equals is meant: equals in every run are no close call
+        real &= ~torch.stack([o.x.gather(-1, order).diff(dim=-1) == 0 for o in (decision, *others)]).all(0)
+    gaps = gaps[real]
     return float(gaps.min()) if gaps.numel() else float("inf")
 
 
