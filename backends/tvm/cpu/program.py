@@ -217,7 +217,7 @@ class Evaluator:
         """The values named so far, where nothing but names was written."""
         body = self._out.finish()
         binds = body.seq if isinstance(body, tirx.SeqStmt) else [body]
-        return [bind.value for bind in binds if isinstance(bind, tirx.Bind)]
+        return [bind.value for bind in binds if isinstance(bind, tirx.Bind | tirx.BufferStore)]
 
     @contextmanager
     def reading(self, operand: Callable[[Buffer, Sequence[Expr]], Expr]) -> Iterator[None]:
