@@ -65,7 +65,8 @@ print(f"pictures with their predictions: {OUT}/predictions.png")
 
 step("How fast is it?", f"bench {ARCH} --weights {WEIGHTS} --against torch --threads 1")
 for timing in archc.bench(model, ["torch"], weights=trained.weights, threads=1).timings:
-    print(f"{timing.runner:6} {timing.median_ms:.3f} ms" + (f", {timing.ratio:.1f} times" if timing.ratio else ""))
+    told = f"{timing.median_ms:.3f} ms" + (f", {timing.ratio:.1f} times" if timing.ratio else "")
+    print(f"{timing.runner:6} {timing.failure or told}")
 
 step("Compile it for NVIDIA GPUs", f"compile {ARCH} --weights {WEIGHTS} --target cuda -o {OUT}/digits.cuda.archc")
 try:

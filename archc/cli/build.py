@@ -120,6 +120,8 @@ def run(
     if artifact.manifest.seed_initialised:
         note("the weights are nothing but an initialisation: train the network and compile it with `--weights`")
     read, outputs = run_files(artifact, inputs, raw)
+    for file in read.unprepared:
+        note(f"`{file}` is taken as the network's own input; `--raw` prepares raw data as in training")
     found = predictions(artifact.manifest, read, outputs, top_k)
     if write:
         write_outputs(outputs, write)
@@ -138,8 +140,11 @@ def run(
             }
         )
         return
+    prepared = artifact.manifest.preprocessing
+    is_text = prepared is not None and prepared.kind == "text"
     for p in found:
-        print(f"{p.example}: " + ", ".join(f"{label} ({share:.1%})" for label, share in p.classes))
+        classes = ", ".join(f"{label!r} ({share:.1%})" if is_text else f"{label} ({share:.1%})" for label, share in p.classes)
+        print(f"{p.example}: next {classes}" if is_text else f"{p.example}: {classes}")
     if not found:
         for name, array in outputs.items():
             print(f"{name}: {array.dtype.name}{list(array.shape)} {_glance(array)}")

@@ -186,14 +186,16 @@ class _Runner:
         self.name, self.folder, self.failure, self.version = name, folder, "", ""
         self.outputs = folder / f"{name}.safetensors"
         self.rounds: list[list[float]] = []
-        self.process = subprocess.Popen(
-            [*_WORKER, name, str(folder), device, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {v: str(threads) for v in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")},
-        )
+        self.log = folder / f"{name}.log"
+        with open(self.log, "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [*_WORKER, name, str(folder), device, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {v: str(threads) for v in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")},
+            )
 
     def prepare(self) -> None:
         """Wait until the runner has warmed up."""
@@ -216,9 +218,14 @@ class _Runner:
             line = self.process.stdout.readline()
         finally:
             watch.cancel()
-        reply: dict[str, Any] = json.loads(line) if line else {"failure": f"ended with status {self.process.wait()}"}
+        reply: dict[str, Any] = json.loads(line) if line else {"failure": self._last_words()}
         self.failure = reply.get("failure", "")
         return reply
+
+    def _last_words(self) -> str:
+        status = self.process.wait()
+        said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"ended with status {status}" + (f": {said[-1][:300]}" if said else "")
 
     def __enter__(self) -> _Runner:
         return self

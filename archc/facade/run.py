@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from archc.backends.preprocessing import Array, Preprocessing
     from archc.backends.runtime import Artifact
 
+ARRAYS = {".npy", ".npz"}
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 
 
@@ -27,10 +28,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The network's inputs, and for each example of the batch where it came from."""
+    """The network's inputs, and for each example of the batch where it came from. `unprepared` are the files that were
+    taken as they are, though the artifact knows how raw data are prepared."""
 
     inputs: Mapping[str, Array]
     examples: tuple[str, ...]
+    unprepared: tuple[str, ...] = ()
 
 
 def run_files(artifact: Artifact, files: Sequence[str], raw: bool = False) -> tuple[Read, dict[str, Array]]:
@@ -67,18 +70,22 @@ def read_inputs(manifest: Manifest, files: Sequence[str], raw: bool = False) -> 
             shapes = ", ".join(str(list(a.shape)) for a in arrays)
             raise fail("E0525", f"the files for input `{name}` do not fit together", label=f"their shapes: {shapes}")
     joined = {n: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for n, arrays in parts.items()}
-    return Read(joined, tuple(origins.get(names[0], ())) if names else ())
+    prepares = manifest.preprocessing is not None and not manifest.preprocessing.is_identity and not raw
+    unprepared = tuple(f for f in files if prepares and _split(f, names)[1].suffix.lower() in ARRAYS)
+    return Read(joined, tuple(origins.get(names[0], ())) if names else (), unprepared)
 
 
 def predictions(manifest: Manifest, read: Read, outputs: Mapping[str, Array], top: int) -> list[Prediction]:
     """The `top` classes of each example, where the first output is logits over the classes; else nothing.
 
-    Classes have the labels that were trained, or their numbers.
+    Classes have the labels that were trained, or their numbers; for a language model they are the next characters.
     """
     import numpy as np
 
     logits = next(iter(outputs.values()))
     labels = manifest.preprocessing.labels if manifest.preprocessing else ()
+    if manifest.preprocessing and manifest.preprocessing.kind == "text" and logits.ndim == 3 and logits.shape[1]:
+        labels, logits = tuple(manifest.preprocessing.vocabulary), logits[:, -1]
     if logits.ndim != 2 or logits.dtype.kind not in "fV" or (labels and len(labels) != logits.shape[1]):
         return []
     wide = logits.astype(np.float64)
@@ -164,7 +171,7 @@ def _numpy(path: Path) -> dict[str, Array]:
 
     import numpy as np
 
-    if path.suffix.lower() not in (".npy", ".npz"):
+    if path.suffix.lower() not in ARRAYS:
         raise fail("E0525", f"cannot use `{path}` as an input", help="give .npy, .npz, an image or .txt", exit_code=2)
     try:
         found = np.load(path, allow_pickle=False)

@@ -53,15 +53,12 @@ def resolve(graph: Graph, weights: Given, seed: int = 0) -> Origin:
 
     Raises: CompileError E06xx when a file is broken or does not fit.
     """
-    from archc.backends.weights import Weights, check_weights, numpy_dtype, read_weights, type_of
+    from archc.backends.initial import InitialWeights
+    from archc.backends.weights import Weights, check_weights, read_weights, type_of
 
-    parameters = graph.parameters()
-    needed = {name: p.type for name, p in parameters.items()}
     if weights is None:
-        arrays = {
-            name: p.init.sample(p.shape, seed, name).astype(numpy_dtype(p.type.dtype)) for name, p in parameters.items()
-        }
-        return Origin(arrays, f"seed:{seed}")
+        return Origin(InitialWeights(graph, seed), f"seed:{seed}")
+    needed = {name: p.type for name, p in graph.parameters().items()}
     if isinstance(weights, str | Path):
         found = read_weights(weights, needed)
         return Origin(found.arrays, "file", found.metadata)

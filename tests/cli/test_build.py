@@ -257,3 +257,15 @@ def test_unavailable_device(archc, wine_artifact, monkeypatch):
     ran = archc("run", wine_artifact, "--input", "x.npy")
     assert ran.code == 4
     assert "E0505" in ran.err
+
+
+def test_a_peer_that_fails_is_told(archc, wine, monkeypatch):
+    """A runner that dies does not end the others; exit 4 says that one is missing."""
+    monkeypatch.setattr("archc.facade.bench.PEERS", ("torch", "compile", "onnxruntime", "jax"))
+    turns = ("--rounds", 2, "--seconds", 0.01, "--threads", 1)
+    ran = archc("bench", wine, "--against", "jax", "--json", *turns)
+    assert ran.code == 4
+    ours, peer = ran.json["timings"]
+    assert ours["median_ms"] > 0
+    assert "jax" in peer["failure"]
+    assert "failed" in archc("bench", wine, "--against", "jax", *turns).out
