@@ -8,6 +8,7 @@ Nothing here imports tvm before something has to be built, so that a compilation
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from archc.backends.artifact import Facts, Manifest, Port, read_manifest
 from archc.backends.cache import Cache, cache_key, copy_out
+from archc.backends.initial import InitialWeights
 from archc.backends.inputs import index_bounds
-from archc.backends.weights import check_weights, numpy_dtype, type_of
+from archc.backends.weights import check_weights, type_of
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
-from archc.ir.graph import Graph, Value
+from archc.ir.graph import Graph, Parameter, Value
 from archc.ir.types import TensorType
 from archc.ir.verify import verify
 from archc.passes.manager import Context, Dump, Pass, run_passes
@@ -85,7 +87,9 @@ def compile_cached(
 ) -> Manifest:
     """`compile_graph` through the cache: what has been compiled before, by any process, is copied to `path`."""
     _check(graph, weights)
-    facts = _facts(graph, _identity(graph, weights), weights_origin, preprocessing, ())
+    identity = canonical(graph)
+    values = _identity(weights, identity.parameters)
+    facts = _facts(graph, identity.hash, values, weights_origin, preprocessing, ())
     key = cache_key(
         facts=facts.model_dump(mode="json"),
         target=spec.model_dump(mode="json"),
@@ -122,24 +126,49 @@ def facts_of(
     preprocessing: Preprocessing | None,
     passes: Sequence[str],
 ) -> Facts:
-    """What an artifact says of its network; with the target and the pipeline, what its cache key is made of."""
-    identity, bounds = canonical(graph), index_bounds(graph)
-    digest = hashlib.sha256()
-    for parameter in identity.parameters:  # in canonical order: names do not count
-        array = np.ascontiguousarray(weights[parameter.name])
-        digest.update(f"{type_of(array)}\n".encode())
-        digest.update(array.view(np.uint8).data if array.size else b"")
+    """What an artifact says of its network."""
+    identity = canonical(graph)
+    weights_hash = _digest(weights, identity.parameters)
+    return _facts(graph, identity.hash, weights_hash, weights_origin, preprocessing, passes)
+
+
+def _facts(
+    graph: Graph,
+    ir_hash: str,
+    weights_hash: str,
+    weights_origin: str,
+    preprocessing: Preprocessing | None,
+    passes: Sequence[str],
+) -> Facts:
+    bounds = index_bounds(graph)
     return Facts(
         name=graph.name,
         inputs=tuple(_port(v.name, v, bounds.get(v.name)) for v in graph.inputs),
         outputs=tuple(_port(name, v) for name, v in zip(graph.output_names, graph.outputs, strict=True)),
-        ir_hash=identity.hash,
-        weights_hash=digest.hexdigest(),
+        ir_hash=ir_hash,
+        weights_hash=weights_hash,
         weights_origin=weights_origin,
         passes=tuple(passes),
         model_parameters=sum(p.size for p in graph.parameters().values() if p.trainable),
         preprocessing=preprocessing,
     )
+
+
+def _digest(weights: Arrays, parameters: Sequence[Parameter]) -> str:
+    """A hash of the weights' values in canonical order: names do not count."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        array = np.ascontiguousarray(weights[parameter.name])
+        digest.update(f"{type_of(array)}\n".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _identity(weights: Arrays, parameters: Sequence[Parameter]) -> str:
+    """A hash of what decides the weights' values; for initial weights, none of which need be drawn for it, the seed."""
+    if not isinstance(weights, InitialWeights):
+        return _digest(weights, parameters)
+    return hashlib.sha256(json.dumps(weights.identity([p.name for p in parameters])).encode()).hexdigest()
 
 
 def _port(name: str, value: Value, below: int | None = None) -> Port:
@@ -150,4 +179,5 @@ def _port(name: str, value: Value, below: int | None = None) -> Port:
 def _check(graph: Graph, weights: Arrays) -> None:
     verify(graph)
     needed: dict[str, TensorType] = {name: p.type for name, p in graph.parameters().items()}
-    check_weights(needed, {name: type_of(array) for name, array in weights.items()})
+    initial = isinstance(weights, InitialWeights)
+    check_weights(needed, weights.types if initial else {name: type_of(array) for name, array in weights.items()})
