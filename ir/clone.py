@@ -25,7 +25,17 @@ def clone(graph: Graph) -> Graph:
     for old in graph.nodes:
         regions = tuple(clone(region) for region in old.regions)
         node = Node(
-            old.op, old.params, (), (), old.bound, old.name, dict(old.weights), regions, old.captures, old.span, old.trace
+            old.op,
+            old.params,
+            (),
+            (),
+            old.bound,
+            old.name,
+            dict(old.weights),
+            regions,
+            old.captures,
+            old.span,
+            old.trace,
         )
         node.outputs = tuple(value(v, node) for v in old.outputs)
         node.set_inputs(tuple(copies[v] for v in old.inputs))

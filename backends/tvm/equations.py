@@ -97,9 +97,7 @@ def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[t
 
 def take_rows(x: te.Tensor, order: te.Tensor, starts: te.Tensor, destination: int, count: Expr) -> te.Tensor:
     """The `count` rows of x that `route` sends to a destination."""
-    return te.compute(
-        (count, *x.shape[1:]), lambda i, *at: x(order(starts(destination) + i), *at), name="take_rows"
-    )
+    return te.compute((count, *x.shape[1:]), lambda i, *at: x(order(starts(destination) + i), *at), name="take_rows")
 
 
 def scatter_rows(found: te.Tensor, slot: te.Tensor, x: te.Tensor) -> te.Tensor:

@@ -6,7 +6,7 @@ an op are one module. The examples of all ops run by default; the whole table is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ EXAMPLES = [case for case in TRIED if case.statements[:1] == (f"def example = {R
 BATCH = 12
 
 
-def batches(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    return (list(cases[i : i + BATCH]) for i in range(0, len(cases), BATCH))
+def batches(cases: Sequence[Case]) -> list[list[Case]]:
+    return [list(cases[i : i + BATCH]) for i in range(0, len(cases), BATCH)]
 
 
 def compiled(cases: Sequence[Case]) -> Any:

@@ -1,7 +1,7 @@
 """Loops of any length: divide and conquer, so that the depth of calls is the logarithm of the length.
 
-    scan(lo, hi, xs, states) = step(lo, xs, states)                          where one step is left
-                             | scan(mid, hi, xs, scan(lo, mid, xs, states))  else, with the results joined
+scan(lo, hi, xs, states) = step(lo, xs, states)                          where one step is left
+                         | scan(mid, hi, xs, scan(lo, mid, xs, states))  else, with the results joined
 """
 
 from __future__ import annotations

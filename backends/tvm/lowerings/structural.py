@@ -134,7 +134,7 @@ def _on_rows(n: TvmNode, body: Graph, chosen: Any, otherwise: Any) -> Any:
 
 def _within_budget(n: TvmNode, body: Graph, g: Any) -> Any:
     """The body on the tokens with the largest gates, in their order."""
-    batch, length, channels = n.type.shape
+    length = n.type.shape[1]
     share = Fraction(repr(n.p.budget))  # in whole numbers: 0.29 * 100 in floats is below 29
     part = length * share.numerator // share.denominator
     kept: Any = max(1, part) if isinstance(part, int) else tirx.max(tirx.IntImm("int64", 1), n.lowerer.dim(part))
