@@ -102,11 +102,12 @@ class TvmNode:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """A dtype by its numpy name; `bfloat16` too."""
-    if name == "bfloat16":
-        import ml_dtypes
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 Lower = Callable[[TvmNode], Any]

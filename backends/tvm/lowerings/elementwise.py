@@ -6,6 +6,7 @@ The kernels of `backends/tvm/cpu` give `maximum` and `minimum` PyTorch's NaN; Re
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm import ir, relax
@@ -23,7 +24,11 @@ op = relax.op
 def _plain(table: dict[OpDef[Any], Callable[..., Any]]) -> None:
     """Ops that Relax has under another name."""
     for definition, function in table.items():
-        lowering(definition)(lambda n, function=function: function(*n.args))
+        lowering(definition)(partial(_apply, function))
+
+
+def _apply(function: Callable[..., Any], n: TvmNode) -> Any:
+    return function(*n.args)
 
 
 _plain(

@@ -51,9 +51,9 @@ def _split(n: TvmNode) -> Any:
     axis = n.p.axis % n.type.rank
     results, start = [], 0
     for value in n.node.outputs:
-        stop = start + value.type.shape[axis]  # type: ignore[operator]
-        results.append(n.emit(op.strided_slice(n.x, [axis], n.shape([start]), n.shape([stop]))))  # type: ignore[list-item]
-        start = stop  # type: ignore[assignment]
+        stop = start + value.type.shape[axis]
+        results.append(n.emit(op.strided_slice(n.x, [axis], n.shape([start]), n.shape([stop]))))
+        start = stop
     return results
 
 
