@@ -179,5 +179,7 @@ def _port(name: str, value: Value, below: int | None = None) -> Port:
 def _check(graph: Graph, weights: Arrays) -> None:
     verify(graph)
     needed: dict[str, TensorType] = {name: p.type for name, p in graph.parameters().items()}
-    initial = isinstance(weights, InitialWeights)
-    check_weights(needed, weights.types if initial else {name: type_of(array) for name, array in weights.items()})
+    if isinstance(weights, InitialWeights):
+        check_weights(needed, weights.types)
+    else:
+        check_weights(needed, {name: type_of(array) for name, array in weights.items()})
