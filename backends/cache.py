@@ -143,6 +143,8 @@ class Cache:
         with FileLock(self._locks / f"{key}.lock"):
             if found := self.get(key):
                 return found
+            for abandoned in self._artifacts.glob(f".*{key}.*"):  # we hold the lock: whoever wrote it was killed
+                abandoned.unlink(missing_ok=True)
             with atomic_file(self.path(key)) as temporary:
                 build(temporary)
         _evict(self._artifacts, self.limit)
@@ -150,7 +152,7 @@ class Cache:
 
     def entries(self) -> list[Entry]:
         """What is in the cache, the most recently used first."""
-        found = [_entry(path) for path in self._artifacts.glob("*.archc")]
+        found = [_entry(path) for path in self._artifacts.glob("[0-9a-f]*.archc")]  # not what is being written
         return sorted((e for e in found if e is not None), key=lambda e: (-e.used, e.key))
 
     def verify(self) -> list[Entry]:

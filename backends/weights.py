@@ -2,7 +2,8 @@
 
 A file is read as hostile: nothing is unpickled, no length is believed before it is checked, and what is wrong is said
 with what was needed and what was found. The same tensors and metadata always give the same bytes (the reference
-writer orders metadata at random), so that a weights file can be named by its SHA-256.
+writer orders metadata at random), so that a weights file can be named by its SHA-256. A file of ours also holds that of
+its own bytes, under `archc.sha256` in its metadata: no flipped bit of a weight goes unseen.
 
 Layout (https://github.com/huggingface/safetensors#format): a little-endian u64 with the header's length, the header as
 JSON `{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`, then the data, every byte
@@ -16,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import sys
@@ -35,6 +37,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's limit
 MAX_RANK = 32
 METADATA = "__metadata__"
+DIGEST = "archc.sha256"  # in the metadata: the SHA-256 of the file with zeros in the digest's own place
+_NO_DIGEST = "0" * 64
+_DIGEST_FIELD = re.compile(rb'"archc\.sha256":"([0-9a-f]{64})"')
 
 # By our name the name in numpy; the integers that no program has are those of buffers and generator states.
 _NUMPY = {**NUMPY_NAMES, "i16": "int16", "u64": "uint64", "u32": "uint32", "u16": "uint16", "u8": "uint8"}
@@ -92,7 +97,8 @@ def serialise(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
     """
     for key, value in (metadata or {}).items():
         assert (type(key), type(value)) == (str, str), f"metadata is text to text: {key!r}: {value!r}"
-    header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+        assert key != DIGEST, f"`{DIGEST}` is written here"
+    header: dict[str, Any] = {METADATA: {DIGEST: _NO_DIGEST, **dict(sorted((metadata or {}).items()))}}
     blobs, offset = [], 0
     # Widest elements first: then every tensor is aligned to its element, as the data starts on a multiple of 8.
     for name in sorted(arrays, key=lambda n: (-arrays[n].itemsize, n)):
@@ -109,7 +115,10 @@ def serialise(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
         offset += len(blob)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *blobs])
+    begin = len(text).to_bytes(8, "little")
+    place = text.index(_NO_DIGEST.encode())  # the first entry of the header
+    digest = _sha256([begin, text, *blobs]).encode()
+    return b"".join([begin, text[:place], digest, text[place + len(digest) :], *blobs])
 
 
 def write_weights(path: Path | str, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> str:
@@ -170,6 +179,12 @@ def view_weights(data: bytes | memoryview, path: Path | str) -> tuple[dict[str, 
     Raises E0602 (not a sound safetensors file); `path` is for the message.
     """
     begin, entries, metadata = _read_header(data, path)
+    if (digest := metadata.pop(DIGEST, None)) is not None and digest != _own_digest(data, begin):
+        raise _unsound(
+            path,
+            "it does not have the SHA-256 that it holds",
+            f"copy the file again; if another program changed it on purpose, take `{DIGEST}` out of its metadata",
+        )
     arrays: dict[str, Array] = {}
     for name, (dtype, shape, offset) in entries.items():
         array = np.frombuffer(data, dtype.newbyteorder("<"), math.prod(shape), begin + offset)
@@ -177,6 +192,26 @@ def view_weights(data: bytes | memoryview, path: Path | str) -> tuple[dict[str, 
             array = array.astype(dtype)  # other writers do not always align
         arrays[name] = array.view(dtype).reshape(shape)
     return arrays, metadata
+
+
+def _own_digest(data: bytes | memoryview, begin: int) -> str:
+    """The SHA-256 of a file with zeros for its digest; empty where the digest is not written as we write it."""
+    found = list(_DIGEST_FIELD.finditer(header := bytes(data[:begin])))
+    if len(found) != 1:
+        return ""
+    first, last = found[0].span(1)
+    return _sha256([header[:first], _NO_DIGEST.encode(), header[last:], memoryview(data)[begin:]])
+
+
+def _sha256(chunks: Sequence[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _unsound(path: Path | str, label: str, help: str = "copy or download the file again") -> CompileError:
+    return fail("E0602", f"`{path}` is not a sound safetensors file", label=label, help=help)
 
 
 def _read_file(path: Path) -> bytes:
@@ -201,9 +236,7 @@ def _read_header(data: bytes | memoryview, path: Path | str) -> tuple[int, dict[
     """Where the data begins, the tensors, and the metadata; E0602 unless all of it is sound."""
 
     def bad(label: str) -> CompileError:
-        return fail(
-            "E0602", f"`{path}` is not a sound safetensors file", label=label, help="copy or download the file again"
-        )
+        return _unsound(path, label)
 
     if len(data) < 8:
         raise bad(f"needed at least 8 bytes, found {len(data)}")
