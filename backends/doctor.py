@@ -180,5 +180,5 @@ _PROBES: list[Callable[[float], Check]] = [
     _python("drawing", _DRAWING, "pip install pygraphviz", "show"),
     _package("onnx", "onnx", "pip install 'archc[export]'", "import and export of ONNX"),
     _package("onnxruntime", "onnxruntime", "pip install 'archc[bench]'", "bench --against onnxruntime"),
-    _package("ray", "ray", "pip install 'ray[default]'", "search --ray"),
+    _package("ray", "ray", "pip install 'ray[default]'", "searching on several machines"),
 ]

@@ -16,7 +16,7 @@ from archc.backends.artifact import Container
 from archc.backends.runtime import Artifact
 from archc.backends.weights import atomic_file
 
-OVERHEAD = "(allocation and shapes)"  # the virtual machine's own functions, taken together
+OVERHEAD = "(allocation and shapes)"  # what is left of a run: the virtual machine and its own functions
 _WARM_UP = 2
 
 
@@ -32,7 +32,7 @@ class Event:
 
 @dataclass(frozen=True)
 class KernelTime:
-    """All calls of one kernel in a run: milliseconds are the median over runs; `share` is of the sum of all kernels."""
+    """All calls of one kernel in a run: milliseconds are the median over runs; `share` is of the sum of all rows."""
 
     name: str
     calls: int
@@ -42,8 +42,9 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """A measured artifact. `total_ms` is the median run without instruments; the kernels' sum exceeds it a little,
-    as looking at the clock costs about 2 µs per call. `events` are those of one run."""
+    """A measured artifact. `total_ms` is the median run without instruments; what the kernels leave of it is the row
+    `OVERHEAD`, as looking at the clock would cost the many short calls there more than they take. `events` are those of
+    one run, with the clock."""
 
     name: str
     target: str
@@ -127,7 +128,7 @@ def profile(artifact: Artifact, inputs: Mapping[str, Any], *, runs: int = 10) ->
         threads=artifact.threads,
         runs=runs,
         total_ms=statistics.median(whole) * 1e3,
-        kernels=_totals(recorded),
+        kernels=_totals(recorded, statistics.median(whole) * 1e3),
         events=tuple(recorded[-1]),
     )
 
@@ -184,7 +185,7 @@ class _Open:
     inner: float = 0.0
 
 
-def _totals(recorded: list[list[Event]]) -> tuple[KernelTime, ...]:
+def _totals(recorded: list[list[Event]], total_ms: float) -> tuple[KernelTime, ...]:
     per_run = []
     for events in recorded:
         total: dict[str, float] = {}
@@ -193,6 +194,8 @@ def _totals(recorded: list[list[Event]]) -> tuple[KernelTime, ...]:
         per_run.append(total)
     calls = Counter(_group(e.name) for e in recorded[-1])
     medians = {name: statistics.median(run.get(name, 0.0) for run in per_run) for name in calls}
+    if OVERHEAD in medians:
+        medians[OVERHEAD] = max(0.0, total_ms - sum(ms for name, ms in medians.items() if name != OVERHEAD))
     whole = sum(medians.values()) or 1.0
     kernels = [KernelTime(name, calls[name], ms, ms / whole) for name, ms in medians.items()]
     return tuple(sorted(kernels, key=lambda k: (-k.ms, k.name)))

@@ -1,14 +1,14 @@
-"""Write docs/reference.md from the registry of operators, and docs/errors.md from the pages of the diagnostics.
+"""Write the pages that are derived: docs/reference.md from the registry of operators, docs/errors.md from the pages of
+the diagnostics, docs/library.md from the standard library, docs/training.md from the schemas of tasks and recipe.
 
-    python docs/generate.py            write both
+    python docs/generate.py            write them
     python docs/generate.py --check    exit 1 when one is not current
 
-Both are derived: to change them, change the declarations in ir/ops/ and the pages in ir/errors/.
+To change them, change the declarations: ir/ops/, ir/errors/, grammar/std/, backends/torch/training/.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -16,18 +16,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import BaseModel
+
 import archc.ir.ops  # noqa: F401  (fills the registry)
-from archc.grammar.calls import in_words, positional_order
-from archc.grammar.parser import parse
-from archc.grammar.program import Program
-from archc.grammar.syntax import Bind
-from archc.grammar.values import Tensor, spell, tensors_of
-from archc.ir.cost import graph_flops
-from archc.ir.dims import substitute
+from archc.backends.torch.training import datasets
+from archc.backends.torch.training.images import IMAGES
+from archc.backends.torch.training.recipe import Recipe
+from archc.backends.torch.training.text import TEXT
+from archc.grammar.calls import in_words
+from archc.grammar.imports import standard_files
+from archc.grammar.op_page import op_page
+from archc.grammar.values import spell
 from archc.ir.explain import codes, page
-from archc.ir.graph import Graph, Node
-from archc.ir.op import REGISTRY, OpDef, Weight
-from archc.ir.opdoc import signature_of
+from archc.ir.op import REGISTRY, OpDef
 
 DOCS = Path(__file__).parent
 FAMILIES = {
@@ -92,22 +93,62 @@ and one without. Exit codes of the command line: 0 fine, 1 the input is wrong, 2
 """
 
 
-class _Example(Program):
-    """A program whose outputs have the types of what they are bound to."""
+LIBRARY_HEAD = """\
+# Standard library
 
-    def _check_output(self, name: str, item: Bind) -> None:
-        for i, tensor in enumerate(t for t in tensors_of(self.env.names[name]) or () if isinstance(t, Tensor)):
-            key = f"{name}{i}" if i else name
-            self.outputs[key] = self.outputs[name]
-            self.results[key] = (tensor.value, item.value.span)
+<!-- Written by `python docs/generate.py` from grammar/std/. Do not edit. -->
 
+Definitions that come with archc, in full: what a program imports is what stands here. `import "std/ffn.arch"
+(swiglu_ffn)` brings one, then `swiglu_ffn(1024, 256)` is a module like any other.
+"""
 
-def example_graph(op: OpDef[Any]) -> Graph:
-    """The registry's example of an operator, applied to its inputs."""
-    names = "xyzw"[: len(op.example_inputs)]
-    lines = ["arch example()", *(f"input {n}: {t}" for n, t in zip(names, op.example_inputs, strict=True))]
-    fed = names if len(names) == 1 else f"({', '.join(names)})"
-    return _Example(parse("\n".join([*lines, "output r: f32[1]", f"r = {fed} -> ({op.example})"]))).elaborate()
+TASKS_HEAD = """\
+# Tasks and recipes
+
+<!-- Written by `python docs/generate.py` from the schemas in backends/torch/training/. Do not edit. -->
+
+`archc train FILE --task TASK -o W.safetensors`, or `archc.train(model, task, out)`. A task brings data, loss and
+metrics; a recipe is how it is learned. Options of a task follow its name: `--task
+'npz:data.npz?standardise=true&val=0.1'`. Those of the recipe are `--recipe lr=0.001`, repeatable (`--epochs`, `--lr`
+and `--seed` are short for theirs), or keywords in Python.
+
+The network's first output is judged: logits over the classes on its last axis, or one value for each target. What the
+task needs as input and output is said when they do not fit (E0615, E0616).
+
+## Tasks
+"""
+
+DATA = {
+    "digits": "Input f32[N, 1, 8, 8], output f32[N, 10]. 1197 images train, 300 validate, 300 test.",
+    "breast_cancer": "Input f32[N, 30], output f32[N, 2]; each feature is centred and scaled.",
+    "wine": "Input f32[N, 13], output f32[N, 3]; each feature is centred and scaled.",
+    "npz": """\
+Arrays of equal length along the first axis, written by `numpy.savez("data.npz", x=x, y=y)`:
+
+- `x` is (N, …): u8 is scaled to [0, 1], other integers are kept as ids (input i64), floats are f32.
+- Integer `y` are classes in any numbering, one for each example (N,) or for each position (N, T): the output is
+  f32[N, classes] or f32[N, T, classes]. Floating `y` (N, …) are values to predict by squared error: the output is
+  f32[N, …].
+- `x_val` and `y_val`, `x_test` and `y_test` are held out as they are; else shares are drawn, evenly over classes.""",
+    "images": """\
+A folder with one folder for each class, named by it; pictures (.png, .jpg, .bmp, .gif, .ppm, .webp) lie anywhere
+below:
+
+```text
+flowers/daisy/1.png   flowers/daisy/2.jpg   flowers/rose/1.png
+```
+
+A picture's shorter side is scaled to `size` and the centre cut out. Input f32[N, channels, size, size], output f32[N,
+classes]. Its content decides whether it trains, validates or tests: a copy never stands on both sides.""",
+    "text": """\
+A UTF-8 file. Its first part trains, the next validates, the last tests. The vocabulary is the alphabet of the file,
+sorted. Input i64[N, T], output f32[N, T, characters]: the logits of the next character at each place.""",
+}
+
+RECIPE = """\
+Equal recipes on equal data, threads and versions give equal weights. Weight decay spares parameters of fewer than two
+axes. The rate rises linearly, then falls as half a cosine. A task has defaults of its own: `digits` shifts images by
+1 pixel, `images` by size / 8; tables learn for 60 epochs of batches of 32, `text` for 10."""
 
 
 def reference() -> str:
@@ -129,72 +170,33 @@ def _order(op: OpDef[Any]) -> tuple[int, str]:
 
 
 def _op(op: OpDef[Any]) -> Iterator[str]:
-    graph = example_graph(op) if op.example else None
-    node = next((n for n in graph.nodes if n.op is op), None) if graph is not None else None
-    yield f"### {op.name}\n"
-    yield f"{op.doc}\n"
+    told = op_page(op)
+    yield f"### {told.name}\n"
+    yield f"{told.doc}\n"
     yield "```text"
-    yield _call(op)
-    yield from _signature(op, node)
+    yield told.call
+    yield from told.signature
     yield "```\n"
-    if notes := inspect.cleandoc(op.params.__dict__.get("__doc__") or ""):
-        yield _as_list(notes) + "\n"
-    fields = {f.alias or n: f for n, f in op.params.model_fields.items()}
-    if order := positional_order(op):
+    if told.notes:
+        yield _as_list(told.notes) + "\n"
+    if told.parameters:
         yield "| parameter | value | default |"
         yield "|---|---|---|"
-        for name in order:
-            info = fields[name]
-            kind = in_words(Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation)
-            default = "required" if info.is_required() else f"`{spell(info.default)}`"
-            yield f"| `{name}` | {kind.replace('|', chr(92) + '|')} | {default} |"
+        for p in told.parameters:
+            kind = p.kind.replace("|", chr(92) + "|")
+            yield f"| `{p.name}` | {kind} | {'required' if p.default is None else f'`{p.default}`'} |"
         yield ""
-    if op.weights:
+    if told.weights:
         yield "| weight | when | in the example | drawn from |"
         yield "|---|---|---|---|"
-        for role, weight in op.weights.items():
-            yield _weight(role, weight, node)
+        for w in told.weights:
+            drawn = f"`{w.init}`{'' if w.trained else '; kept, not trained'}" if w.init else ""
+            yield f"| `{w.role}` | {w.when} | {f'`{w.shape}`' if w.shape else ''} | {drawn} |"
         yield ""
-    if graph is not None:
-        yield from _example(op, graph)
-    if op.paper:
-        yield f"Source: {op.paper}.\n"
-
-
-def _call(op: OpDef[Any]) -> str:
-    """How a call is written: `conv(out, kernel, stride = 1, …)`."""
-    fields = {f.alias or n: f for n, f in op.params.model_fields.items()}
-    words = [r.replace("*", "").replace("?", " = none") for r in op.regions]
-    words += [n if fields[n].is_required() else f"{n} = {spell(fields[n].default)}" for n in positional_order(op)]
-    return f"{op.name}({', '.join(words)})" if words else op.name
-
-
-def _signature(op: OpDef[Any], node: Node | None) -> Iterator[str]:
-    if isinstance(op.line, str):
-        yield op.line
-    elif node is not None:
-        yield f"operands {', '.join(op.operand_names) or 'none'}; for the example below:"
-        yield str(node.bound.signature)
-    else:
-        yield signature_of(op)
-
-
-def _weight(role: str, weight: Weight, node: Node | None) -> str:
-    when = "from a `share`" if weight.tied else f"`{weight.when}`" if weight.when else "always"
-    shape, drawn = "", ""
-    if node is not None and role in node.bound.weights:
-        spec = node.bound.weights[role]
-        shape = f"`{spec.type}`"
-        drawn = f"`{spec.init}`" if weight.trainable else f"`{spec.init}`; kept, not trained"
-    return f"| `{role}` | {when} | {shape} | {drawn} |"
-
-
-def _example(op: OpDef[Any], graph: Graph) -> Iterator[str]:
-    fed = f"({', '.join(op.example_inputs)})" if len(op.example_inputs) > 1 else op.example_inputs[0]
-    yield f"```text\n{fed} -> {op.example}"
-    yield f"{' ' * len(fed)} => {', '.join(str(v.type) for v in graph.outputs)}"
-    flops = substitute(graph_flops(graph), {"N": 1})
-    yield f"{' ' * len(fed)}    {flops} FLOPs\n```\n" if flops else "```\n"
+    if told.example:
+        yield "\n".join(("```text", *told.example, "```\n"))
+    if told.paper:
+        yield f"Source: {told.paper}.\n"
 
 
 def _as_list(notes: str) -> str:
@@ -220,7 +222,35 @@ def errors() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"reference.md": reference, "errors.md": errors}
+def library() -> str:
+    """The text of docs/library.md."""
+    parts = [LIBRARY_HEAD]
+    for path, text in sorted(standard_files().items()):
+        title, _, rest = text.partition("\n\n")
+        parts.append(f"## {path}\n\n{title.removeprefix('# ')}\n\n```arch-fragment\n{rest}```\n")
+    return "\n".join(parts)
+
+
+def tasks() -> str:
+    """The text of docs/training.md."""
+    parts = [TASKS_HEAD]
+    for kind in (*datasets.KINDS, IMAGES, TEXT):
+        parts.append(f"### {kind.name}\n\n{kind.doc}.\n\n{DATA[kind.name]}\n")
+        parts.append(_options(kind.config))
+    parts.append(f"## Recipe\n\n{RECIPE}\n\n{_options(Recipe)}")
+    return "\n".join(parts)
+
+
+def _options(record: type[BaseModel]) -> str:
+    rows = ["| option | value | default | |", "|---|---|---|---|"]
+    for name, info in record.model_fields.items():
+        kind = in_words(Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation)
+        default = "required" if info.is_required() else f"`{spell(info.default)}`"
+        rows.append(f"| `{name}` | {kind.replace('|', chr(92) + '|')} | {default} | {info.description or ''} |")
+    return "\n".join(rows) + "\n"
+
+
+PAGES = {"reference.md": reference, "errors.md": errors, "library.md": library, "training.md": tasks}
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import types
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -304,7 +305,7 @@ def in_words(annotation: Any) -> str:
             return f"a list (each {in_words(args[0])})"
         return f"a list of {len(args)} ({', '.join(map(in_words, args))})"
     names = {int: "a whole number", float: "a number", bool: "`true` or `false`", str: "a text", Expr: "a dimension"}
-    names |= {type(None): "`none`", tuple: "a list"}
+    names |= {type(None): "`none`", tuple: "a list", Path: "a path"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

@@ -143,7 +143,9 @@ def run(
     prepared = artifact.manifest.preprocessing
     is_text = prepared is not None and prepared.kind == "text"
     for p in found:
-        classes = ", ".join(f"{label!r} ({share:.1%})" if is_text else f"{label} ({share:.1%})" for label, share in p.classes)
+        classes = ", ".join(
+            f"{label!r} ({share:.1%})" if is_text else f"{label} ({share:.1%})" for label, share in p.classes
+        )
         print(f"{p.example}: next {classes}" if is_text else f"{p.example}: {classes}")
     if not found:
         for name, array in outputs.items():

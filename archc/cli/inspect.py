@@ -169,7 +169,7 @@ def ops(
             return
         from archc.cli.tables import print_table
 
-        print_table(("op", "family", "what it does"), [(o.name, o.category, o.doc) for o in listed])
+        print_table(("op", "family", "what it does"), [(o.name, o.category, o.doc) for o in listed], cut=True)
         return
     op = REGISTRY.get(name)
     if op is None:
@@ -179,17 +179,7 @@ def ops(
     if as_json:
         print_json(_op_json(op))
         return
-    facts = _op_json(op)
-    print(f"{op.name} ({op.category})\n\n  {op.doc}\n")
-    print(f"  signature   {facts['signature']}")
-    for parameter in facts["parameters"]:
-        default = "required" if parameter["required"] else f"= {parameter['default']}"
-        print(f"  parameter   {parameter['name']}: {parameter['type']} {default}")
-    for role in facts["weights"]:
-        print(f"  weight      {role}")
-    print(f"  example     {op.example}" if op.example else "", end="\n" if op.example else "")
-    if op.paper:
-        print(f"  paper       {op.paper}")
+    _tell_op(op)
 
 
 def explain(
@@ -304,16 +294,50 @@ def _size(dim: Any) -> str:
     return human(dim) if isinstance(dim, int) else str(dim)
 
 
-def _op_json(op: OpDef[Any]) -> dict[str, Any]:
-    from archc.ir.opdoc import parameters_of, signature_of
+def _tell_op(op: OpDef[Any]) -> None:
+    from archc.cli.tables import print_table
+    from archc.grammar.op_page import op_page
 
+    told = op_page(op)
+    print(f"{told.name} ({told.family})\n\n{told.doc}\n\n  {told.call}")
+    for line in told.signature:
+        print(f"  {line}")
+    if told.notes:
+        print(f"\n{told.notes}")
+    if told.parameters:
+        print()
+        rows = [(p.name, p.kind, p.default or "required") for p in told.parameters]
+        print_table(("parameter", "value", "default"), rows)
+    if told.weights:
+        print()
+        weights = [
+            (w.role, w.when, w.shape, w.init + ("" if w.trained else "; kept, not trained")) for w in told.weights
+        ]
+        print_table(("weight", "when", "in the example", "drawn from"), weights)
+    if told.example:
+        print("\nexample:")
+        for line in told.example:
+            print(f"  {line}")
+    if told.paper:
+        print(f"\nsource: {told.paper}")
+
+
+def _op_json(op: OpDef[Any]) -> dict[str, Any]:
+    from archc.grammar.op_page import op_page
+
+    told = op_page(op)
     return {
         "name": op.name,
         "family": op.category,
         "doc": op.doc,
-        "signature": signature_of(op),
+        "call": told.call,
+        "signature": told.signature[-1],
         "operands": list(op.operand_names),
-        "parameters": parameters_of(op),
+        "notes": told.notes,
+        "parameters": [
+            {"name": p.name, "type": p.kind, "required": p.default is None, "default": p.default}
+            for p in told.parameters
+        ],
         "weights": {role: "trained" if w.trainable else "buffer" for role, w in op.weights.items()},
         "regions": list(op.regions),
         "example": op.example,

@@ -118,7 +118,23 @@ def test_images_are_prepared_as_in_training(archc, digits, tmp_path):
     assert labels == ["abcdefghij"[i] for i in a.argmax(1)]
     plain = archc("run", out, "--input", tmp_path / "raw.npy", "-o", tmp_path / "plain.npz")
     assert plain.code == 0
+    assert "`--raw` prepares raw data" in plain.err, "arrays that are not prepared are told"
     assert np.abs(np.load(tmp_path / "plain.npz")["logits"] - b).max() > 0.1, "unprepared data give other results"
+
+
+def test_a_language_model_tells_the_next_characters(archc, tmp_path):
+    file = tmp_path / "lm.arch"
+    file.write_text("arch lm\ninput t: i64[N, T]\noutput y: f32[N, T, 3]\ny = t -> embedding(3, 3)\n")
+    weights = tmp_path / "w.safetensors"
+    table = np.array([[0, 9, 0], [0, 0, 9], [9, 0, 0]], np.float32)  # after a comes b, after b c, after c a
+    preprocessing = Preprocessing(kind="text", vocabulary="abc")
+    write_weights(weights, {"embedding.weight": table}, {"archc.preprocessing": preprocessing.model_dump_json()})
+    (tmp_path / "x.txt").write_text("aab")
+    assert archc("compile", file, "--weights", weights, "-o", tmp_path / "lm.archc").code == 0
+    ran = archc("run", tmp_path / "lm.archc", "--input", tmp_path / "x.txt", "--top-k", 1)
+    assert (ran.out, ran.err) == ("x.txt: next 'c' (100.0%)\n", "")
+    ran = archc("run", tmp_path / "lm.archc", "--input", tmp_path / "x.txt", "--json")
+    assert ran.json["predictions"][0]["classes"][0]["label"] == "c"
 
 
 def test_a_fixed_batch(archc, wine, tmp_path):

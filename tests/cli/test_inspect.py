@@ -43,6 +43,17 @@ def test_ops_and_explain(archc):
     assert archc("explain", "e0301").out.startswith("# E0301")
 
 
+def test_ops_tells_what_the_reference_does(archc):
+    """Names of the language's values, the prose, the signature of the example, whole lines."""
+    told = archc("ops", "moe").out
+    reference = Path("docs/reference.md").read_text()
+    for part in ("top_k, normalize = true, capacity = none", "x:f32[x0, x1, x2] -> :f32[x0, x1, o0]", "2292 FLOPs"):
+        assert part in told
+        assert part in reference
+    assert "later rows lose it" in told
+    assert not [line for line in archc("ops").out.splitlines() if line.endswith("…")]
+
+
 def test_symmetry(archc, wine):
     ran = archc("symmetry", wine, "--json")
     assert ran.code == 0

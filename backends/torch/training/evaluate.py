@@ -16,7 +16,7 @@ from archc.backends.preprocessing import Array
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.tasks import CLASSIFICATION, Batch, Split, Task
 from archc.ir.diagnostics import fail
-from archc.ir.types import TensorType
+from archc.ir.types import NUMPY_NAMES, TensorType
 
 EVALUATION_BATCH = 256
 
@@ -150,13 +150,16 @@ def check_fit(module: nn.Module, task: Task, feed: Feed) -> None:
     elif tuple(first.shape) == shape and first.dtype.is_floating_point:
         return
     else:
-        found = f"{str(first.dtype).removeprefix('torch.')}[N, {', '.join(map(str, first.shape[1:]))}]"
+        dtype = next((short for short, long in NUMPY_NAMES.items() if f"torch.{long}" == str(first.dtype)), first.dtype)
+        found = f"{dtype}[{', '.join(['N', *map(str, first.shape[1:])])}]"
     classes = f", one per class ({len(task.labels)})" if task.labels else ""
     raise fail(
         "E0616",
         f"the network's output is not that of task `{task.name}`",
         label=f"needed {_batched(task.output)}, found {found}",
-        help=f"end the architecture with {task.output.shape[-1]} outputs{classes}" if task.output.shape else None,
+        help=f"end the architecture with {task.output.shape[-1]} outputs{classes}, or `--set` the parameter that counts them"
+        if task.output.shape
+        else None,
     )
 
 

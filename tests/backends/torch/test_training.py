@@ -395,8 +395,8 @@ def test_decay_spares_biases_and_gains() -> None:
     ("module", "code", "label"),
     [
         (nn.Linear(5, 10), "E0615", "needed f32[N, 1, 8, 8]; the network says: mat1 and mat2 shapes"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), "E0616", "needed f32[N, 10], found float32[N, 7]"),
-        (nn.Flatten(), "E0616", "needed f32[N, 10], found float32[N, 64]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), "E0616", "needed f32[N, 10], found f32[N, 7]"),
+        (nn.Flatten(), "E0616", "needed f32[N, 10], found f32[N, 64]"),
     ],
 )
 def test_a_module_that_does_not_fit_the_task(module: nn.Module, code: str, label: str) -> None:
