@@ -53,9 +53,7 @@ class Watcher(TorchDispatchMode):
     def note(self, name: str, func: Any, floats: list[Tensor], args: Any, kwargs: Any) -> None:
         x = floats[0].detach()
         if name in COMPARISONS:
-            self.decisions.append(
-                Decision("threshold", (x - args[1] if x is args[0] or len(floats) > 1 else x - args[0]).double())
-            )
+            self.decisions.append(Decision("threshold", (args[0] - args[1]).double()))
         elif name in ROUNDINGS:
             self.decisions.append(Decision("rounding", x.double()))
         elif name == "sign":

@@ -239,7 +239,8 @@ class Builder:
         return self.apply("add", value, self.scalar(by, value.type.dtype))
 
     def scalar(self, number: float, dtype: str) -> Value:
-        return self.apply("constant", value=number, dtype=dtype, growth=abs(number))
+        value = number if dtype in FLOATS else round(number)
+        return self.apply("constant", value=value, dtype=dtype, growth=abs(number))
 
     # Regions
 

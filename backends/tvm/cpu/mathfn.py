@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
+from tvm import ir, tirx
 
 Expr = Any
 Bind = Callable[[Expr], Expr]
@@ -148,7 +148,18 @@ _FLOAT32: dict[str, Callable[[Expr, Bind], Expr]] = {
     "tirx.tanh": tanh,
     "tirx.erf": erf,
 }
+_OWN = ("tirx.rsqrt", "tirx.reinterpret", "tirx.shift_left", "tirx.shift_right")  # vectors, whatever TVM says of them
 _C_LIBRARY = {"tirx.tanh": "tanh", "tirx.erf": "erf"}  # TVM's own expansions of these lose digits or do not exist
+
+
+def by_lane(function: Any, dtype: str) -> bool:
+    """Whether TVM, in a vector loop, calls `function` for one lane after another: its arguments and its result must
+    then be in buffers, since a loop over lanes does not see names that are bound to vectors."""
+    name = function.name if isinstance(function, ir.Op) else ""
+    if dtype == "float64" and name in _C_LIBRARY:
+        return True
+    inlined = name in _OWN or (dtype != "float64" and name in _FLOAT32)
+    return not (inlined or (isinstance(function, ir.Op) and function.get_attr("TVectorizable")))
 
 
 def expand(name: str, dtype: str, arguments: Sequence[Expr], bind: Bind) -> Expr | None:
@@ -162,6 +173,8 @@ def expand(name: str, dtype: str, arguments: Sequence[Expr], bind: Bind) -> Expr
     if dtype == "float64" and name == "tirx.sigmoid":
         one = tirx.const(1.0, "float64")
         return one / (one + tirx.exp(-arguments[0]))
+    if name == "tirx.rsqrt":  # which TVM would compute lane by lane
+        return tirx.const(1.0, dtype) / tirx.sqrt(arguments[0])
     return None
 
 

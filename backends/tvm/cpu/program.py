@@ -253,6 +253,15 @@ class Evaluator:
             return tirx.Var("t", str(value.ty.dtype))
         return self._out.bind("t", _unguarded(value))
 
+    def _keep(self, value: Expr) -> Expr:
+        """Name a value by way of a buffer: what TVM computes lane by lane cannot see the names of vectors."""
+        if isinstance(value, tirx.IntImm | tirx.FloatImm):
+            return value
+        if self._trial is not None:
+            self._trial.append(value)
+            return tirx.Var("t", str(value.ty.dtype))
+        return self._out.keep("t", _unguarded(value))
+
     def _lower(self, expression: Expr, bound: dict[int, Expr]) -> Expr:
         if isinstance(expression, tirx.IntImm | tirx.FloatImm):
             return expression
@@ -276,10 +285,12 @@ class Evaluator:
         if name == "prim.if_then_else":
             return self._guarded(node, bound)
         arguments = [self._lower(a, bound) for a in node.args]
-        expanded = mathfn.expand(name, str(node.ty.dtype), arguments, self._bind)
-        return (
-            expanded if expanded is not None else ir.Call(node.op, arguments, node.attrs, node.ty_args, ret_ty=node.ty)
-        )
+        if mathfn.by_lane(node.op, str(node.ty.dtype)):
+            arguments = [a if isinstance(a, ir.TensorLoad) else self._keep(a) for a in arguments]
+        value = mathfn.expand(name, str(node.ty.dtype), arguments, self._bind)
+        if value is None:
+            value = ir.Call(node.op, arguments, node.attrs, node.ty_args, ret_ty=node.ty)
+        return self._keep(value) if mathfn.by_lane(node.op, str(node.ty.dtype)) else value
 
     def _guarded(self, node: ir.Call, bound: dict[int, Expr]) -> Expr:
         """A guard over plain loads stays one; arms that compute do so always, from indices clamped into range."""
