@@ -25,6 +25,7 @@ from torch import nn
 from tvm import relax
 from tvm.relax import op
 
+from archc.backends.tvm.codegen import PIPELINE
 from archc.backends.tvm.cpu import optimise
 
 # Networks: torch modules, and the Relax of the same modules
@@ -236,7 +237,7 @@ def compiled(model: Any, shape: tuple[int, ...], threads: int) -> tuple[Callable
         builder.block.emit_func_output(y)
     target = tvm.target.Target({"kind": "llvm", "mcpu": tvm_ffi.get_global_func("target.llvm_get_system_cpu")()})
     start = time.perf_counter()
-    executable = tvm.compile(optimise(builder.block.get(), target, threads=threads), target)
+    executable = tvm.compile(optimise(builder.block.get(), target, threads=threads), target, tir_pipeline=PIPELINE)
     seconds = time.perf_counter() - start
     main = relax.VirtualMachine(executable, tvm.cpu())["main"]
     return lambda array: main(array), seconds

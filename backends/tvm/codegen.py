@@ -18,7 +18,9 @@ from archc.backends.tvm.load import tvm, tvm_ffi
 tirx, s_tir = tvm.tirx, tvm.s_tir
 _pack = tvm_ffi.get_global_func("runtime.ModulePackImportsToLLVM")
 
-_PIPELINE = "archc_cpu"  # the name of our list of passes, as `tvm.tirx.build` wants one
+PIPELINE = "archc_cpu"
+"""The name of our list of passes for `tvm.compile(…, tir_pipeline=PIPELINE)`; it is `object_files`'s."""
+
 _EXTERNAL = "external_mods"  # where `tvm.compile` looks for modules to link
 
 
@@ -49,7 +51,7 @@ def _build_kernels(kernels: dict[Any, Any], target: Any, folder: Path) -> list[t
     """Each kernel as TVM's module, and the object file of its code."""
 
     def build(number: int, name: Any) -> tuple[Any, str]:
-        kernel = tirx.build(tvm.IRModule({name: kernels[name]}), target, pipeline=_PIPELINE)
+        kernel = tirx.build(tvm.IRModule({name: kernels[name]}), target, pipeline=PIPELINE)
         file = str(folder / f"{number}.o")
         kernel.write_to_file(file)
         return kernel, file
@@ -106,4 +108,4 @@ def _pipeline() -> tuple[Any, Any, Any]:
     return (_lower_kernels, *finish)
 
 
-tirx.compilation_pipeline.PIPELINE_MAP[_PIPELINE] = _pipeline
+tirx.compilation_pipeline.PIPELINE_MAP[PIPELINE] = _pipeline
