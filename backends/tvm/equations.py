@@ -95,6 +95,39 @@ def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[t
     return list(made)
 
 
+def copy(x: te.Tensor) -> te.Tensor:
+    """x again: kept apart from what made it, so that what reads it is too."""
+    return te.compute(x.shape, lambda *at: x(*at), name="copy")
+
+
+def stacked(index: te.Tensor, destinations: int, capacity: float | None) -> te.Tensor:
+    """What `route` gives as slot where each destination takes all rows and their results are stacked: destination d's
+    for row r stands at d R + r. Without `capacity`, or below it, each entry of `index` [R, k] has a place.
+    """
+    rows, k = index.shape
+    none = tirx.IntImm("int64", -1)
+
+    def place(r: Expr, j: Expr) -> Expr:
+        return index(r, j) * rows + r
+
+    if capacity is None:
+        return te.compute((rows, k), lambda r, j: tirx.Select(index(r, j) >= 0, place(r, j), none), name="stacked")
+    a, b = te.reduce_axis((0, rows), name="a"), te.reduce_axis((0, k), name="b")
+
+    def taken(r: Expr, j: Expr) -> Expr:
+        earlier = tirx.any(a < r, tirx.all(tirx.EQ(a, r), b < j))
+        return te.sum(_number(tirx.all(earlier, tirx.EQ(index(a, b), index(r, j))), "int64"), axis=[a, b])
+
+    before = te.compute((rows, k), taken, name="taken")
+    limit = tirx.const(capacity, "float64") * tirx.Cast("float64", rows) * tirx.Cast("float64", k)
+
+    def slot(r: Expr, j: Expr) -> Expr:
+        fits = tirx.Cast("float64", before(r, j)) < limit / tirx.const(float(destinations), "float64")
+        return tirx.Select(tirx.all(index(r, j) >= 0, fits), place(r, j), none)
+
+    return te.compute((rows, k), slot, name="stacked")
+
+
 def take_rows(x: te.Tensor, order: te.Tensor, starts: te.Tensor, destination: int, count: Expr) -> te.Tensor:
     """The `count` rows of x that `route` sends to a destination."""
     return te.compute((count, *x.shape[1:]), lambda i, *at: x(order(starts(destination) + i), *at), name="take_rows")

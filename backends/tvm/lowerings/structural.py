@@ -2,6 +2,9 @@
 
 Which rows those are is known only when the network runs. A small kernel sorts the rows by where they go, the counts
 become sizes (`match_cast`), and each region is lowered in place on as many rows as reached it, none included.
+
+A GPU gets the dense form: each region on all rows, of whose results those that count are picked. That gives the same
+numbers and saves nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +29,16 @@ APART = {"op_pattern": 8}
 
 
 def _region(n: TvmNode, region: Graph, *formals: Any) -> list[Any]:
-    """A region on given formals and what the node captures."""
+    """A region on given formals and what the node captures.
+
+    Captures are copied by kernels of their own: fused with what made them, a kernel of the region would be moved to
+    before the number of its rows is known.
+    """
     captured = n.args[len(n.args) - n.node.captures :] if n.node.captures else ()
-    return n.lowerer.graph(region, [*formals, *captured])
+    copies = [
+        n.lowerer.bb.emit_te(equations.copy, c, primfunc_name_hint="copy", primfunc_attrs=APART) for c in captured
+    ]
+    return n.lowerer.graph(region, [*formals, *copies])
 
 
 def _bind(n: TvmNode, region: Graph, axis: int, size: Any) -> None:
@@ -43,6 +53,9 @@ class _Routes:
 
     slot [R, k]: where in the sorted list a row stands, -1 for nowhere.
     """
+
+    slot: Any
+    counts: list[Any]
 
     def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
         self.n = n
@@ -71,6 +84,24 @@ class _Routes:
         return self.n.lowerer.bb.emit_te(equations.scatter_rows, found, self.slot, x, primfunc_name_hint="scatter_rows")
 
 
+class _AllRows(_Routes):
+    """The dense form: all rows go to each destination, and `slot` says which of the results count."""
+
+    def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
+        self.n = n
+        self.slot = n.lowerer.bb.emit_te(
+            lambda index: equations.stacked(index, destinations, capacity), index, primfunc_name_hint="stacked"
+        )
+        self.counts = [index.ty.shape[0]] * destinations
+
+    def rows(self, x: Any, destination: int) -> Any:
+        return x
+
+
+def _routes(n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> _Routes:
+    return (_Routes if n.lowerer.kind == "cpu" else _AllRows)(n, index, destinations, capacity)
+
+
 @lowering(MOE)
 def _moe(n: TvmNode) -> Any:
     router, experts, shared = moe_regions(n.node.call)
@@ -86,7 +117,7 @@ def _moe(n: TvmNode) -> Any:
     weights = n.emit(op.gather_elements(probabilities, index, 1))
     if p.normalize:
         weights = n.emit(op.divide(weights, n.emit(op.sum(weights, -1, keepdims=True))))
-    routes = _Routes(n, index, len(experts), p.capacity)
+    routes = _routes(n, index, len(experts), p.capacity)
     found = []
     for e, expert in enumerate(experts):
         _bind(n, expert, 0, routes.counts[e])
@@ -126,7 +157,7 @@ def _on_rows(n: TvmNode, body: Graph, chosen: Any, otherwise: Any) -> Any:
     batch = n.node.inputs[0].type.shape[0]
     flat = n.emit(op.reshape(chosen, n.shape([batch, 1])))
     index = n.emit(op.where(flat, n.const(0, "int64"), n.const(-1, "int64")))
-    routes = _Routes(n, index, 1)
+    routes = _routes(n, index, 1)
     _bind(n, body, 0, routes.counts[0])
     (found,) = _region(n, body, routes.rows(n.x, 0))
     return routes.otherwise(found, otherwise)
@@ -185,7 +216,7 @@ def _exit(n: TvmNode) -> Any:
     batch = n.type.shape[0]
     flat = n.emit(op.reshape(leaves, n.shape([batch, 1])))
     index = n.emit(op.where(flat, n.const(-1, "int64"), n.const(0, "int64")))
-    routes = _Routes(n, index, 1)
+    routes = _routes(n, index, 1)
     _bind(n, rest, 0, routes.counts[0])
     (found,) = _region(n, rest, routes.rows(n.x, 0))
     return routes.otherwise(found, logits)
