@@ -23,13 +23,13 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, Note, did_you_mean, fail
 from archc.ir.types import NUMPY_NAMES, TensorType
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,6 +47,10 @@ _NAMES = {numpy_name: name for name, numpy_name in _NUMPY.items()}
 _STORED = {name.upper(): name for name in _NUMPY}  # a file says F32 and BOOL
 
 Entry = tuple[np.dtype[Any], tuple[int, ...], int]  # dtype, shape and offset of a tensor in a file
+
+
+MAX_TOLD = 10
+"""Differences between weights and network that are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ def write_weights(path: Path | str, arrays: Mapping[str, Array], metadata: Mappi
     return hashlib.sha256(data).hexdigest()
 
 
+_unfinished: dict[Path, Path] = {}  # temporary files that are being written, and what they become
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` to write to; synced and renamed over `path` if the block succeeds.
@@ -140,21 +147,27 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    inner = path in _unfinished  # somebody's temporary file, who will rename it: it can be written as it is
+    temporary = path if inner else path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    final = _unfinished.setdefault(temporary, path)
     try:
-        # Not tempfile: its files are private, and ours should have the mode that a plain open() gives.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        if not inner:
+            # Not tempfile: its files are private, and ours should have the mode that a plain open() gives.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        if not inner:
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         raise fail(
-            "E0608", f"cannot write `{path}`", label=error.strerror or str(error), help="choose another place"
+            "E0608", f"cannot write `{final}`", label=error.strerror or str(error), help="choose another place"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # gone already, unless something failed
+        if not inner:
+            del _unfinished[temporary]
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # gone already, unless something failed
 
 
 def read_weights(path: Path | str, needed: Mapping[str, TensorType] | None = None) -> Weights:
@@ -311,11 +324,12 @@ def check_weights(
     E0603 a missing parameter, E0604 a name that the network has not, E0605 a wrong shape, E0606 a wrong dtype.
 
     >>> needed = {"stem.weight": TensorType((16, 3, 3, 3), "f32")}
-    >>> check_weights(needed, {"stem.weigth": np.zeros((16, 3, 3, 3), np.float32)})
+    >>> check_weights(needed, {"stem.weigth": np.zeros((16, 3, 3, 3), np.float32)})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     archc.ir.diagnostics.CompileError: error[E0603]: `stem.weight` is missing from the weights
-    error[E0604]: the network has no parameter `stem.weigth`
+      needed f32[16, 3, 3, 3], found nothing
+    ...
     """
     specs = {name: value if isinstance(value, TensorType) else type_of(value) for name, value in found.items()}
     missing = [name for name in needed if name not in specs]
@@ -350,6 +364,10 @@ def check_weights(
                 help="were they trained with other `--set` values?" if what == "shape" else "cast the weights first",
             )
         )
+    if len(problems) > MAX_TOLD:
+        rest = Note(f"{len(problems) - MAX_TOLD} more do not fit: are these the weights of another network?")
+        problems[MAX_TOLD:] = []
+        problems[-1] = replace(problems[-1], notes=(rest,))
     if problems:
         raise CompileError(*problems)
 

@@ -37,10 +37,11 @@ from archc.ir.op import OpDef, Params
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """The value of one argument, and where it stands."""
+    """The value of one argument, where it stands, and where its name does."""
 
     value: Any
     span: Span
+    key: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +189,8 @@ def _unknown(what: str, key: str, allowed: Sequence[str], argument: Argument) ->
     return fail(
         "E0204",
         f"`{what}` has no argument `{key}`",
-        argument.span,
-        label=f"`{key} = {spell(argument.value)}`",
+        argument.key or argument.span,
+        label="not one of its arguments",
         help=did_you_mean(key, allowed) or f"it takes {_listed(allowed)}",
     )
 
@@ -202,9 +203,19 @@ def wrong_value(what: str, key: str | None, needed: str, argument: Argument, hel
     )
 
 
-def missing(what: str, names: Sequence[str], span: Span) -> CompileError:
-    """The error for arguments that a call lacks (E0206)."""
-    return fail("E0206", f"`{what}` needs {_listed(names)}", span, label="not given here")
+def written_call(op: OpDef[Any]) -> str:
+    """How a call is written: `conv(out, kernel, stride = 1, …)`."""
+    fields = written_fields(op.params)
+    words = [r.replace("*", "").replace("?", " = none") for r in op.regions]
+    words += [n if fields[n].is_required() else f"{n} = {spell(fields[n].default)}" for n in positional_order(op)]
+    return f"{op.name}({', '.join(words)})" if words else op.name
+
+
+def missing(what: str, names: Sequence[str], span: Span, call: str) -> CompileError:
+    """The error for arguments that a call lacks (E0206); `call` is how it is written."""
+    return fail(
+        "E0206", f"`{what}` needs {_listed(names)}", span, label="not given here", help=f"it is called `{call}`"
+    )
 
 
 def validate(op: OpDef[Any], given: Mapping[str, Argument], span: Span) -> Params:
@@ -216,8 +227,10 @@ def validate(op: OpDef[Any], given: Mapping[str, Argument], span: Span) -> Param
         raise CompileError(*_translated(op, given, error, span)) from None
 
 
-def check_keywords(op: OpDef[Any], keywords: Mapping[str, Argument | None], call: Span) -> list[Diagnostic]:
-    """Mistakes among keyword arguments of which only some values are known (None: not known)."""
+def check_keywords(
+    op: OpDef[Any], keywords: Mapping[str, Argument | None], keys: Mapping[str, Span], call: Span
+) -> list[Diagnostic]:
+    """Mistakes among keyword arguments of which only some values are known (else None); `keys` are their names."""
     allowed = [
         *region_names(op),
         *positional_order(op),
@@ -228,9 +241,7 @@ def check_keywords(op: OpDef[Any], keywords: Mapping[str, Argument | None], call
     ]
     unknown = [key for key in keywords if key not in allowed]
     if unknown:
-        return list(
-            _unknown(op.name, unknown[0], allowed[:-1], keywords[unknown[0]] or Argument("…", call)).diagnostics
-        )
+        return list(_unknown(op.name, unknown[0], allowed[:-1], Argument(None, keys[unknown[0]])).diagnostics)
     known = {
         k: a for k, a in keywords.items() if a is not None and k in written_fields(op.params) and k not in op.weights
     }
@@ -246,7 +257,7 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
     absent = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing" and len(e["loc"]) == 1]
     found: dict[str, Diagnostic] = {}
     if absent:
-        found[""] = missing(op.name, absent, span).diagnostics[0]
+        found[""] = missing(op.name, absent, span, written_call(op)).diagnostics[0]
     for e in error.errors():
         key = str(e["loc"][0]) if e["loc"] else ""
         if key in found or (e["type"] == "missing" and len(e["loc"]) == 1):
@@ -347,7 +358,8 @@ def bind_formals(
             raise _unknown(what, key, [*names, *also], argument)
     absent = [f.name.text for f in formals if f.default is None and f.name.text not in bound]
     if absent:
-        raise missing(what, absent, arguments.span)
+        words = [f.name.text if f.default is None else f"{f.name.text} = …" for f in formals]
+        raise missing(what, absent, arguments.span, f"{what}({', '.join(words)})")
     return bound
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.calls import Argument, Arguments, bind_formals, bundle_of, wrong_value
@@ -12,7 +12,7 @@ from archc.grammar.modules import OpCall, Scoped, Sequence_, Shared, feed
 from archc.grammar.scope import Env
 from archc.grammar.syntax import Formal, Name, NoneLiteral, Repeat
 from archc.grammar.values import POISON, Module, Place, Poison, Result, Tensor, flatten, tensors_of
-from archc.ir.diagnostics import Span, fail
+from archc.ir.diagnostics import CompileError, Span, fail
 
 if TYPE_CHECKING:
     from archc.grammar.counting import Counter
@@ -60,7 +60,16 @@ class Residual(Module):
         around: Result = inputs[0]
         if self.shortcut is not None:
             around = e.apply(self.shortcut, inputs, at.named(at.scope.statement("shortcut")), span)
-        return e.join("add", [_single(result, self.body, "residual"), _single(around, self, "residual")], self.span, at)
+        both = [_single(result, self.body, "residual"), _single(around, self, "residual")]
+        try:
+            return e.join("add", both, self.span, at)
+        except CompileError as error:
+            if self.shortcut is not None:
+                raise
+            told = "the body changes the shape of its input: give a `shortcut = …` that makes the same shape"
+            raise CompileError(
+                *(replace(d, help=f"{d.help}; {told}" if d.help else told) for d in error.diagnostics)
+            ) from None
 
     def count(self, c: Counter) -> int:
         return c.count(self.body) + (c.count(self.shortcut) if self.shortcut is not None else 0) + 1

@@ -10,7 +10,7 @@ from archc.grammar.limits import Limits
 from archc.grammar.modules import OpCall, Shared, SharedWeight
 from archc.grammar.naming import Names
 from archc.grammar.values import Place, Result, Tensor, describe
-from archc.ir.diagnostics import Note, Span, fail
+from archc.ir.diagnostics import Span, fail
 from archc.ir.graph import Graph, Parameter, Value
 from archc.ir.op import REGISTRY, OpDef, Params, bind
 from archc.ir.op import Call as OpApplication
@@ -26,11 +26,6 @@ def find_op(name: str) -> OpDef[Any] | None:
         load_plugins()
         found = REGISTRY.get(name)
     return found
-
-
-def broken_plugins() -> tuple[Note, ...]:
-    """Why an op may be unknown: packages whose ops could not be loaded."""
-    return tuple(Note(f"{d.message} [{d.code}]: {d.label}") for d in load_plugins())
 
 
 class Emitter:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
 from archc.grammar.calls import Argument, Arguments, OpArguments, region_names
 from archc.grammar.constructs import CONSTRUCTS, Construct, repeat
-from archc.grammar.emit import Emitter, broken_plugins, find_op
+from archc.grammar.emit import Emitter, find_op
 from archc.grammar.limits import Limits
 from archc.grammar.modules import (
     DefRef,
@@ -23,7 +23,7 @@ from archc.grammar.modules import (
     Shared,
     SharedWeight,
 )
-from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry, close_name
+from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry
 from archc.grammar.syntax import (
     Arithmetic,
     Boolean,
@@ -47,6 +47,7 @@ from archc.grammar.syntax import (
     String,
     Tuple,
 )
+from archc.grammar.unknown import unknown_name
 from archc.grammar.values import (
     POISON,
     Bundle,
@@ -153,7 +154,7 @@ class Expressions(Emitter):
         if isinstance(found, RuleEntry) and self.choices_open:
             return POISON
         if isinstance(found, RuleEntry):
-            raise fail("E0702", f"`{expr.name}` is a rule: it stands for a choice", expr.span, help=SAMPLE)
+            raise fail("E0702", f"`{expr.name}` is a rule: it stands for a choice", expr.span, help=CONCRETE)
         return found
 
     def _built_in(self, expr: Ref, env: Env, at: Place) -> Any:
@@ -165,7 +166,8 @@ class Expressions(Emitter):
         found = self._shared_weight_named(expr, env) or find_op(name)
         if found is not None:
             return found
-        raise unknown_name(expr, env, at.frame.visible)
+        known = (*env.all_names(), *CONSTRUCTS, *REGISTRY, *at.frame.visible)
+        raise unknown_name(name, expr.span, known)
 
     def _shared_weight_named(self, expr: Ref, env: Env) -> SharedWeight | Poison | None:
         """`table.weight`, or `encoder.conv.weight` for a share of several ops."""
@@ -339,7 +341,7 @@ class Expressions(Emitter):
         if self.choices_open:
             return POISON
         word = "choose" if isinstance(expr, Choose) else "range"
-        raise fail("E0702", f"`{word}` leaves a choice open, and an `arch` has none", expr.span, help=SAMPLE)
+        raise fail("E0702", f"`{word}` leaves a choice open, and an `arch` has none", expr.span, help=CONCRETE)
 
     # Calls
 
@@ -386,7 +388,9 @@ class Expressions(Emitter):
             [Argument(self.evaluate(a, env, at, arranges or bool(bodies)), a.span) for a in expr.arguments]
         )
         keywords = {
-            k.name.text: Argument(self.evaluate(k.value, env, at, arranges or k.name.text in bodies), k.value.span)
+            k.name.text: Argument(
+                self.evaluate(k.value, env, at, arranges or k.name.text in bodies), k.value.span, k.name.span
+            )
             for k in expr.keywords
         }
         return Arguments(positional, keywords, expr.span)
@@ -411,24 +415,12 @@ class Expressions(Emitter):
         return self.apply(callee, tuple(inputs), at, expr.span)
 
 
-SAMPLE = "draw an architecture from the space: `archc sample`"
+CONCRETE = "an `arch` has one value here; a file with choices begins with `space`"
 
 
 def _unbound(name: str, span: Span) -> CompileError:
     help = "move this line behind the one that binds it"
     return fail("E0213", f"`{name}` is used before it is bound", span, label="not bound yet", help=help)
-
-
-def unknown_name(expr: Ref, env: Env, symbols: Mapping[str, Any]) -> CompileError:
-    """The error for a name that means nothing here (E0201)."""
-    known: Iterator[str] = iter((*env.all_names(), *CONSTRUCTS, *REGISTRY, *symbols))
-    help = close_name(expr.name, known)
-    if expr.name.rstrip("0123456789") in ("Rows", "Kept"):
-        help = f"`{expr.name}` can be named in a `fn` that is a region of `moe`, `skip` or `exit`"
-    elif help is None and expr.name[:1].isupper():
-        help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
-    notes = broken_plugins()
-    return fail("E0201", f"unknown name `{expr.name}`", expr.span, label="not found here", notes=notes, help=help)
 
 
 def _arity(module: Module) -> int | None:

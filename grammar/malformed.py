@@ -76,6 +76,18 @@ MISTAKES = (
         any_token=True,
     ),
     Mistake(
+        "E0117",
+        "an `if` behind `->` stands in brackets",
+        "write `x -> (if condition then a else b)`",
+        ("y = x -> if a then b else c", "y = x -> a -> if a then b else c"),
+    ),
+    Mistake(
+        "E0101",
+        "modules are joined by `->`",
+        "write `x -> f`; `|` separates the alternatives of a choice",
+        tuple(f"{start} = {chain} |> b" for start in ("y", "let y") for chain in ("x", "x(a)", "x -> a", "x -> a(x)")),
+    ),
+    Mistake(
         "E0119",
         "a tuple has two items or more",
         "without a comma, brackets only group: `(a)` is `a`",

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from archc.grammar.calls import in_words, positional_order, written_fields
+from archc.grammar.calls import in_words, positional_order, written_call, written_fields
 from archc.grammar.parser import parse
 from archc.grammar.program import Program
 from archc.grammar.syntax import Bind
@@ -100,14 +100,6 @@ class _Example(Program):
             key = f"{name}{i}" if i else name
             self.outputs[key] = self.outputs[name]
             self.results[key] = (tensor.value, item.value.span)
-
-
-def written_call(op: OpDef[Any]) -> str:
-    """How a call is written: `conv(out, kernel, stride = 1, …)`."""
-    fields = written_fields(op.params)
-    words = [r.replace("*", "").replace("?", " = none") for r in op.regions]
-    words += [n if fields[n].is_required() else f"{n} = {spell(fields[n].default)}" for n in positional_order(op)]
-    return f"{op.name}({', '.join(words)})" if words else op.name
 
 
 def _signature(op: OpDef[Any], node: Node | None) -> tuple[str, ...]:

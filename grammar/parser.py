@@ -27,9 +27,11 @@ def parse(text: str, file: str = "<text>", limits: Limits = DEFAULT) -> Program:
     >>> program = parse("arch tiny(width = 8)\\ninput x: f32[N, 4]\\noutput y: f32[N, width]\\ny = x -> linear(width)")
     >>> program.kind, program.name.text, [type(item).__name__ for item in program.items]
     ('arch', 'tiny', ['Port', 'Port', 'Bind'])
-    >>> parse("y = linear(3")
+    >>> parse("y = linear(3")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     archc.ir.diagnostics.CompileError: error[E0102]: this `(` is never closed
+      --> <text>:1:11
+    ...
     """
     return parse_with(TreeBuilder(file, limits), text)
 

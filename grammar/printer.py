@@ -302,5 +302,6 @@ def _coded(character: str) -> str:
 
 
 def _init(init: Init) -> str:
-    assert init.kind != "values", "initial values given one by one have no text"
+    if init.kind == "values":
+        return f"values({', '.join(map(repr, init.values))})"
     return f"{init.kind}({init.a!r})"

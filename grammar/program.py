@@ -51,6 +51,7 @@ class Program:
         self.outputs: dict[str, tuple[Port, TensorType | Poison]] = {}
         self.requirements: list[Require] = []
         self.parameters_open = False
+        self.bound: dict[str, Span] = {}
         self.results: dict[str, tuple[Value, Span]] = {}
 
     def elaborate(self) -> Graph:
@@ -98,7 +99,7 @@ class Program:
     def _not_an_architecture(self) -> CompileError:
         if self.syntax.kind == "space":
             return fail("E0701", "a space leaves choices open: it is no single architecture", self.syntax.span,
-                        help="draw architectures from it: `archc sample`")  # fmt: skip
+                        help="an `arch` has one value in the place of each choice")  # fmt: skip
         message = "this file has no `arch` line: it is a library, which other files import"
         return fail("E0219", message, self.syntax.span, help="begin the file with `arch name`")
 
@@ -201,11 +202,15 @@ class Program:
     def _bind(self, item: Bind) -> None:
         try:
             for name in item.names:
+                if name.text in self.bound:
+                    raise fail("E0202", f"`{name.text}` is bound twice", name.span, label="the second time",
+                               notes=[Note("the first time", self.bound[name.text])])  # fmt: skip
                 if name.text not in self.outputs and not isinstance(self.env.look_up(name.text), Poison):
                     self.env.names.setdefault(name.text, POISON)
                     raise fail("E0217", f"`{name.text}` is no output", name.span,
                                help=close_name(name.text, self.outputs) or f"write `let {name.text} = …`, or declare "
                                f"`output {name.text}: …`")  # fmt: skip
+            self.bound |= {name.text: name.span for name in item.names}
             first = next(iter(self.outputs), None)
             scope = self.root.scope
             if item.names[0].text != first:
@@ -226,7 +231,8 @@ class Program:
             return  # said before
         port, declared = self.outputs[name]
         if isinstance(value, Bundle):
-            raise fail("E0332", f"output `{name}` is one tensor", item.value.span, label=f"found {describe(value)}")
+            raise fail("E0332", f"output `{name}` is one tensor", item.value.span, label=f"found {describe(value)}",
+                       help=f"name each of them: `let first, second = …`, then `{name} = first`")  # fmt: skip
         if isinstance(value, Poison):
             return
         self.results[name] = (value.value, item.value.span)

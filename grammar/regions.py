@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from archc.grammar.calls import Argument, missing, wrong_value
+from archc.grammar.calls import Argument, missing, written_call, wrong_value
 from archc.grammar.modules import OpCall
 from archc.grammar.values import (
     POISON,
@@ -72,7 +72,7 @@ class _Builder:
 
     def _argument(self, region: str) -> Argument:
         if region not in self.call.bound.regions:
-            raise missing(self.call.op.name, [region], self.call.span)
+            raise missing(self.call.op.name, [region], self.call.span, written_call(self.call.op))
         return self.call.bound.regions[region]
 
     def fresh(self, base: str) -> Dim:

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from archc.grammar.calls import Argument, Arguments, bind_op, check_keywords
 from archc.grammar.constructs import CONSTRUCTS
-from archc.grammar.emit import broken_plugins, find_op
+from archc.grammar.emit import find_op
 from archc.grammar.requirements import QUANTITIES
-from archc.grammar.scope import close_name
 from archc.grammar.syntax import (
     Bind,
     Boolean,
@@ -40,6 +39,7 @@ from archc.grammar.syntax import (
     children,
     walk,
 )
+from archc.grammar.unknown import unknown_name
 from archc.ir.diagnostics import CompileError, Diagnostic, Note, fail
 from archc.ir.op import REGISTRY, OpDef
 
@@ -144,12 +144,7 @@ class Resolver:
         owners = [name[:i] for i, c in enumerate(name) if c == "."]
         if any(owner in local or owner in self.known for owner in owners) or find_op(name) is not None:
             return
-        help = close_name(name, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
-        if help is None and name[:1].isupper():
-            help = "a dimension is named in the type of an `input`, or in the signature of the `def`"
-        error = fail(
-            "E0201", f"unknown name `{name}`", ref.span, label="not found here", notes=broken_plugins(), help=help
-        )
+        error = unknown_name(name, ref.span, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
         self.diagnostics += error.diagnostics
 
     # Recursion
@@ -210,7 +205,7 @@ class Resolver:
         if not all(options):
             named = zip(call.keywords, options[len(call.arguments) :], strict=True)
             known = {k.name.text: values[0] if values else None for k, values in named}
-            self.diagnostics += check_keywords(op, known, call.span)
+            self.diagnostics += check_keywords(op, known, {k.name.text: k.name.span for k in call.keywords}, call.span)
             return
         for chosen in _one_at_a_time(options):
             try:
@@ -220,7 +215,8 @@ class Resolver:
 
     def _bind(self, op: OpDef[Any], call: Call, values: list[Argument]) -> None:
         count = len(call.arguments)
-        keywords = {k.name.text: v for k, v in zip(call.keywords, values[count:], strict=True)}
+        named = zip(call.keywords, values[count:], strict=True)
+        keywords = {k.name.text: replace(v, key=k.name.span) for k, v in named}
         bind_op(op, Arguments(tuple(values[:count]), keywords, call.span))
 
 

@@ -74,8 +74,16 @@ class RuleEntry:
 
 
 def close_name(name: str, known: Iterable[str]) -> str | None:
-    """`did you mean …?`; not for single letters, which are close to every other."""
-    return did_you_mean(name, known) if len(name) > 1 else None
+    """`did you mean …?`; not for single letters, which are close to every other.
+
+    >>> close_name("linaer", ["linear"]), close_name("self_attention", ["attention", "add"]), close_name("x", ["y"])
+    ('did you mean `linear`?', 'did you mean `attention`?', None)
+    """
+    names = list(known)
+    if len(name) == 1 or (close := did_you_mean(name, names)) is not None:
+        return close if len(name) > 1 else None
+    within = max((k for k in names if len(k) > 3 and k in name), key=len, default=None)
+    return f"did you mean `{within}`?" if within else None
 
 
 PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {

@@ -83,9 +83,13 @@ class CompileError(Exception):
 
     def __init__(self, *diagnostics: Diagnostic, exit_code: int = 1) -> None:
         assert diagnostics, "a CompileError carries at least one diagnostic"
-        super().__init__("\n".join(f"{d.severity}[{d.code}]: {d.message}" for d in diagnostics))
+        super().__init__(*diagnostics)
         self.diagnostics = diagnostics
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        """All that is known, place and help included: what a traceback or a notebook shows."""
+        return render(self.diagnostics)
 
 
 def fail(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from archc.cli.console import human, note, print_json
+from archc.cli.console import note, print_json
 from archc.cli.options import (
     Batch,
     Dims,
@@ -25,6 +25,7 @@ from archc.cli.options import (
     parse_dims,
     register,
 )
+from archc.facade.tables import human
 from archc.ir.diagnostics import fail
 
 if TYPE_CHECKING:

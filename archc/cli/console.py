@@ -61,18 +61,6 @@ def discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def human(number: float, unit: str = "") -> str:
-    """A large number for people.
-
-    >>> human(11689512), human(1024), human(0)
-    ('11.69 M', '1.02 k', '0')
-    """
-    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= scale:
-            return f"{number / scale:.2f} {letter}{unit}"
-    return f"{number:g}{' ' + unit if unit else ''}"
-
-
 def _source(file: str) -> str | None:
     try:
         return Path(file).read_text(encoding="utf-8-sig", errors="replace")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from archc.cli.console import human, print_json
+from archc.cli.console import print_json
 from archc.cli.options import Json, register
+from archc.facade.tables import human
 
 NEEDED = {"cpu", "cache", "torch", "tvm", "c++ compiler"}
 """What training and compiling for this machine need; the rest is for some commands only."""

@@ -42,6 +42,16 @@ class Model:
     source: str = field(repr=False, default="")
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        """
+        >>> loads("arch a input x: f32[N, 4] output y: f32[N, 2] y = x -> linear(2)")
+        Model(a: x: f32[N, 4] -> y: f32[N, 2], 10 parameters)
+        """
+        inputs = ", ".join(f"{v.name}: {v.type}" for v in self.graph.inputs)
+        named = zip(self.graph.output_names, self.graph.outputs, strict=True)
+        outputs = ", ".join(f"{name}: {v.type}" for name, v in named)
+        return f"Model({self.name}: {inputs} -> {outputs}, {self.cost.params:,} parameters)"
+
     @property
     def name(self) -> str:
         return self.graph.name
@@ -124,5 +134,12 @@ def loads(text: str, /, *, dims: Mapping[str, int] | None = None, **parameters: 
 
 
 def as_model(what: Model | Path | str) -> Model:
-    """A model, or the model of a file."""
-    return what if isinstance(what, Model) else load(what)
+    """A model, or the model of a file.
+
+    Raises: TypeError for anything else, CompileError for a file with mistakes.
+    """
+    if isinstance(what, Model):
+        return what
+    if not isinstance(what, str | Path):
+        raise TypeError(f"needed a Model or the path of an .arch file, found {type(what).__name__}; see archc.load")
+    return load(what)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from archc.facade.tables import human, lay_out
 from archc.ir.cost import Cost, cost, node_flops
 from archc.ir.dims import Dim, total
 from archc.ir.graph import Graph, Node
@@ -38,6 +39,31 @@ class Summary:
     outputs: tuple[tuple[str, str], ...]
     rows: tuple[Row, ...]
     cost: Cost
+
+    def __str__(self) -> str:
+        """The table, as `archc summary` prints it."""
+        rows = [
+            (
+                "  " * r.level + r.name,
+                r.op,
+                r.output,
+                "shared" if r.shared else f"{r.params:,}" if r.params else "",
+                _size(r.flops),
+                _size(r.activation_bytes),
+            )
+            for r in self.rows
+        ]
+        c = self.cost
+        buffers = f", {c.buffers:,} in buffers" if c.buffers else ""
+        sizes = f"weights {human(c.weight_bytes, 'B')}, FLOPs {_size(c.flops)}"
+        return "\n".join(
+            [
+                *lay_out(("layer", "op", "output", "params", "FLOPs", "bytes"), rows, right=3),
+                "",
+                f"{self.name}: {c.params:,} parameters{buffers}",
+                f"{sizes}, activations {_size(c.activation_bytes)} bytes",
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         c = self.cost
@@ -124,6 +150,10 @@ def _grouped(rows: tuple[Row, ...], depth: int) -> tuple[Row, ...]:
         )
         for group in groups
     )
+
+
+def _size(dim: Dim) -> str:
+    return human(dim) if isinstance(dim, int) else str(dim)
 
 
 def _number(dim: Dim) -> int | str:

@@ -51,7 +51,7 @@ class Origin:
 def resolve(graph: Graph, weights: Given, seed: int = 0) -> Origin:
     """The weights of a network, each in its parameter's dtype.
 
-    Raises: CompileError E06xx when a file is broken or does not fit.
+    Raises: CompileError E06xx when a file is broken or does not fit, TypeError for what can be no weights.
     """
     from archc.backends.initial import InitialWeights
     from archc.backends.weights import Weights, check_weights, read_weights, type_of
@@ -65,7 +65,11 @@ def resolve(graph: Graph, weights: Given, seed: int = 0) -> Origin:
     if isinstance(weights, Weights):
         check_weights(needed, weights.arrays)
         return Origin(weights.arrays, "file", weights.metadata)
-    arrays = {name: _numpy(value) for name, value in weights.items()}
+    given: Any = weights
+    if not isinstance(given, Mapping):
+        hint = "; give its state_dict()" if hasattr(given, "state_dict") else ""
+        raise TypeError(f"needed a file or arrays by parameter name as weights, found {type(given).__name__}{hint}")
+    arrays = {name: _numpy(value) for name, value in given.items()}
     check_weights(needed, {name: type_of(a) for name, a in arrays.items()})
     return Origin(arrays, "given")
 

@@ -181,7 +181,8 @@ def parse_target(text: str, *, threads: int = 1) -> TargetSpec:
 
 
 def _unknown(name: str, message: str, candidates: list[str]) -> CompileError:
-    return fail("E0501", message, help=did_you_mean(name, candidates) or _HELP, exit_code=4)
+    help = "did you mean `cuda`?" if name in ("gpu", "nvidia") else did_you_mean(name, candidates) or _HELP
+    return fail("E0501", message, help=help, exit_code=4)
 
 
 def _native(threads: int = 1) -> TargetSpec:

@@ -91,6 +91,14 @@ def test_errors(archc, monkeypatch, tmp_path, arguments, code, exit_code):
     assert not Path("x.archc").exists()
 
 
+def test_a_missing_import_is_a_wrong_program(archc, tmp_path):
+    file = tmp_path / "a.arch"
+    file.write_text(BAD.replace("linaer", "linear").replace("input", 'import "std/nothing.arch"\ninput'))
+    for command in ("check", "hash"):
+        ran = archc(command, file)
+        assert (ran.code, "error[E0001]" in ran.err) == (1, True)
+
+
 def test_a_good_program_is_silent(archc, wine):
     ran = archc("check", wine)
     assert (ran.code, ran.out, ran.err) == (0, "", "")

@@ -32,12 +32,19 @@ def places(text: str, **options: object) -> list[tuple[str, int, int]]:
         ("y = x -> reshape([M, 8])", "E0201", 4, 19, "a dimension is named"),
         ("def f = relu\ndef f = tanh\ny = x -> f", "E0202", 5, 5, ""),
         ("def f = g\ndef g = f -> relu\ny = x -> f", "E0203", 5, 9, "repeat"),
-        ("y = x -> linear(8, bais = false)", "E0204", 4, 27, "`bias`"),
+        ("y = x -> linear(8, bais = false)", "E0204", 4, 20, "`bias`"),
         ("y = x -> linear(-8)", "E0205", 4, 17, ""),
         ("y = x -> linear(8.5)", "E0205", 4, 17, ""),
         ('y = x -> gelu(approximate = "tan")', "E0205", 4, 29, '"tanh"'),
-        ("y = x -> linear", "E0206", 4, 10, ""),
-        ("def f(c) = linear(c)\ny = x -> f", "E0206", 5, 10, ""),
+        ("y = x -> linear", "E0206", 4, 10, "`linear(out, bias = true, init = none)`"),
+        ("def f(c, d = 1) = linear(c)\ny = x -> f", "E0206", 5, 10, "`f(c, d = …)`"),
+        ("y = x -> swiglu_ffn(8, 8)", "E0201", 4, 10, 'import "std/ffn.arch" (swiglu_ffn)'),
+        ("y = x -> self_attention(2)", "E0201", 4, 10, "`attention`"),
+        ("y = x -> relu\ny = x -> tanh", "E0202", 5, 1, ""),
+        ("y = (x, x) -> fn(a, b) { return a, b }", "E0332", 4, 5, "let first, second"),
+        ("y = x -> residual(linear(4) -> relu)", "E0301", 4, 10, "shortcut"),
+        ("y = x -> if d > 4 then relu else tanh", "E0117", 4, 10, "(if condition"),
+        ("y = x -> relu |> tanh", "E0101", 4, 15, "`x -> f`"),
         ("def f(c) = linear(c)\ny = x -> f(8, 9)", "E0207", 5, 15, ""),
         ("let m = linear(8)\ny = x -> m", "E0208", 4, 9, "`share m"),
         ('y = x -> linear(8, name = "n") -> linear(8, name = "n")', "E0209", 4, 35, "def"),
@@ -62,7 +69,7 @@ def places(text: str, **options: object) -> list[tuple[str, int, int]]:
         ("def f: [N, C] => [N, 2 * C] = relu\ny = x -> f", "E0339", 4, 31, ""),
         ("y = x -> linear(9)", "E0340", 4, 5, ""),
         ("y = x -> scan(fn(v, h) { return h, h }, state = [[8]], axis = 8)", "E0306", 4, 10, "axes count"),
-        ("y = x -> choose { relu | tanh }", "E0702", 4, 10, "archc sample"),
+        ("y = x -> choose { relu | tanh }", "E0702", 4, 10, "one value"),
         ('import "std/nothing.arch"\ny = x', "E0001", 4, 8, "std/ffn.arch"),
         ('import "std/ffn.arch" (swiglu)\ny = x -> swiglu(8, 8)', "E0220", 4, 24, ""),
         ('import "../secret.arch"\ny = x', "E0010", 4, 8, "std"),
@@ -278,13 +285,13 @@ def test_a_name_of_the_program_that_hides_an_operator_is_told() -> None:
 
 
 def test_a_plugin_that_cannot_be_loaded_is_told_beside_the_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from archc.grammar import emit
+    from archc.grammar import unknown
 
     warning = Diagnostic(
         "E0210", "the operators of `p` could not be loaded", label="ImportError: q", severity="warning"
     )
     text = HEAD + "y = x -> star(8)"
     assert mistakes(text)[0].notes == ()
-    monkeypatch.setattr(emit, "load_plugins", lambda: (warning,))
+    monkeypatch.setattr(unknown, "load_plugins", lambda: (warning,))
     for (found,) in (mistakes(text), check_text(text)):
         assert [n.message for n in found.notes] == ["the operators of `p` could not be loaded [E0210]: ImportError: q"]

@@ -132,6 +132,7 @@ def check_fit(module: nn.Module, task: Task, feed: Feed) -> None:
     rows = torch.arange(min(2, len(task.splits["train"])))
     inputs, _ = feed.batch("train", rows, None, None)
     needed = ", ".join(_batched(spec) for spec in task.inputs)
+    size = getattr(task.config, "size", None)
     try:
         with evaluating(module):
             outputs = module(*inputs)
@@ -141,7 +142,8 @@ def check_fit(module: nn.Module, task: Task, feed: Feed) -> None:
             "E0615",
             f"the network does not take the inputs of task `{task.name}`",
             label=f"needed {needed}; the network says: {str(error).strip() or repr(error)}",
-            help="give the architecture an input of this type",
+            help="give the architecture an input of this type"
+            + (f"; `?size=…` scales the pictures to another size than {size}" if size else ""),
         ) from error
     first = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
     shape = (len(rows), *task.output.shape)
@@ -157,7 +159,8 @@ def check_fit(module: nn.Module, task: Task, feed: Feed) -> None:
         "E0616",
         f"the network's output is not that of task `{task.name}`",
         label=f"needed {_batched(task.output)}, found {found}",
-        help=f"end the architecture with {task.output.shape[-1]} outputs{classes}, or `--set` the parameter that counts them"
+        help=f"end the architecture with {task.output.shape[-1]} outputs{classes}, "
+        "or `--set` the parameter that counts them"
         if task.output.shape
         else None,
     )

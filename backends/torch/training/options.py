@@ -20,6 +20,7 @@ def build(record: type[Record], options: Mapping[str, Any], code: str, what: str
     Traceback (most recent call last):
         ...
     archc.ir.diagnostics.CompileError: error[E0617]: recipe has no option `epoch`
+      help: did you mean `epochs`?
     """
     try:
         return record.model_validate(dict(options))
