@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """A distribution: `uniform(-a, a)`, `normal(0, a)`, `trunc_normal(0, a)`, every element `a` (`constant`) or given `values`."""
+    """A distribution: U(-a, a), N(0, a²), N(0, a²) cut at 2a, every element `a` (`constant`), or given `values`."""
 
     kind: Literal["uniform", "normal", "trunc_normal", "constant", "values"]
     a: float = 0.0
@@ -78,13 +78,23 @@ _WITH_NUMBER: dict[str, Literal["uniform", "normal", "trunc_normal", "constant"]
     "trunc_normal": "trunc_normal",
     "constant": "constant",
 }
-INIT_NAMES = (*_NAMED, *(f"{n}(a)" for n in _WITH_NUMBER))
+INIT_NAMES = (*_NAMED, *(f"{n}(a)" for n in _WITH_NUMBER), "values(a, b, …)")
 
 
 def parse_init(text: str, shape: tuple[int, ...]) -> Init | None:
-    """The initialiser that a program names, such as `"kaiming_normal"` or `"normal(0.02)"`; None if there is none such."""
+    """The initialiser that a program names (`"kaiming_normal"`, `"normal(0.02)"`); None if there is none such.
+
+    `values(…)` gives every number, row by row; as many as `shape` holds.
+    """
     if text in _NAMED:
         return _NAMED[text](shape)
+    given = re.fullmatch(r"values\(([-+0-9.eE,\s]*)\)", text)
+    if given:
+        try:
+            values = tuple(float(v) for v in given[1].split(",") if v.strip())
+        except ValueError:
+            return None
+        return Init("values", values=values) if len(values) == math.prod(shape) else None
     match = re.fullmatch(r"(\w+)\(\s*([-+0-9.eE]+)\s*\)", text)
     if match and match[1] in _WITH_NUMBER:
         try:

@@ -336,7 +336,7 @@ def select(b: Builder) -> Value:
     x = b.any_float(2)
     axis = b.axis(x)
     size = x.type.shape[axis]
-    index = b.rng.choice([0, -1, b.rng.randrange(size) if isinstance(size, int) else 1])
+    index = b.rng.choice([0, -1, b.rng.randrange(size) if isinstance(size, int) else 0])
     return b.apply("select", x, axis=axis, index=index)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from oracles import against_judge, compile_and_run, trial
+from random_nets import RandomNet
 
 from archc.grammar.load import loads
+from archc.grammar.printer import print_graph
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
 from archc.ir.diagnostics import CompileError
@@ -74,3 +79,35 @@ def test_what_is_trained_is_float(made: str) -> None:
     with pytest.raises(CompileError) as error:
         loads(f"arch a\ninput x: f32[N, 4]\noutput y: i64[3]\ny = {made}\n")
     assert [d.code for d in error.value.diagnostics] == ["E0304"]
+
+
+def test_shared_weights_with_given_values_have_a_text() -> None:
+    graph = loads(
+        "arch a\ninput x: f32[N, 4]\noutput y: f32[N, 4]\n"
+        'share k = kan(4, basis = "grkan", groups = 2)\ny = x -> k -> k\n'
+    )
+    text = print_graph(graph)
+    assert "values(" in text
+    assert structurally_equal(graph, loads(text)) is None
+
+
+@pytest.mark.parametrize("init", ["values(1, 2)", "values(1, x)", "values(1, 2, 3, 4)"])
+def test_as_many_values_as_there_are_numbers(init: str) -> None:
+    with pytest.raises(CompileError) as error:
+        loads(f'arch a\ninput x: f32[N, 3]\noutput y: f32[N, 3]\ny = x + parameter([3], init = "{init}")\n')
+    assert [d.code for d in error.value.diagnostics] == ["E0309"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x -> sigmoid -> rsqrt -> log_softmax(axis = 1)",  # a lane's value went to all
+        "x -> abs -> rsqrt -> softmax(axis = 1)",
+        'x -> cast("f64") -> gelu -> slice(1, to = 1) -> tanh -> cast("f32") -> expand([-1, 7, -1])',  # did not build
+        "x * (x -> mean -> tanh)",
+    ],
+)
+def test_what_tvm_computes_lane_by_lane(body: str, tmp_path: Path) -> None:
+    text = f"arch a\ninput x: f32[N, 7, 5]\noutput y: f32[N, 7, 5]\ny = {body}\n"
+    t = trial(RandomNet(0, 0, "", loads(text), text, {"N": 2}))
+    assert against_judge(t, compile_and_run([t], tmp_path)[0]) == ""
