@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -58,7 +59,7 @@ def _unusable(root: Path, why: str) -> CompileError:
         "E0530",
         f"the cache folder `{root}` cannot be used",
         label=why,
-        help="name another in $ARCHC_CACHE, or make it private: `chmod 700`",
+        help="name another in $ARCHC_CACHE, make it private (`chmod 700`), or compile with `--no-cache`",
     )
 
 
@@ -77,8 +78,23 @@ def library_file(sha256: str, data: memoryview) -> Iterator[Path]:
                 _write(path, data)
                 _evict(path.parent, LIBRARY_LIMIT)
         except (CompileError, OSError):  # a read-only home, say
+            path = stack.enter_context(_elsewhere(data))
+        yield path
+
+
+@contextlib.contextmanager
+def _elsewhere(data: memoryview) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        try:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archc-"))) / "library.so"
             path.write_bytes(data)
+        except OSError as error:
+            raise fail(
+                "E0530",
+                f"an artifact's code can be unpacked neither in the cache nor in `{tempfile.gettempdir()}`",
+                label=error.strerror or str(error),
+                help="name a folder with room in $ARCHC_CACHE or $TMPDIR",
+            ) from error
         yield path
 
 
@@ -135,12 +151,26 @@ class Cache:
         return path
 
     def get_or_build(self, key: str, build: Callable[[Path], object]) -> Path:
-        """The artifact of `key`, built by `build(path)` if need be: once, however many processes ask."""
+        """The artifact of `key`, built by `build(path)` if need be: once, however many processes ask.
+
+        Raises what `build` raises, and E0530 when there is no room for it.
+        """
         from filelock import FileLock
 
         if found := self.get(key):
             return found
-        with FileLock(self._locks / f"{key}.lock"):
+        try:
+            return self._build(key, build, FileLock(self._locks / f"{key}.lock"))
+        except OSError as error:
+            raise _unusable(self.root, error.strerror or str(error)) from error
+        except CompileError as error:
+            first = error.diagnostics[0]
+            if first.code == "E0608" and str(self.path(key)) in first.message:
+                raise _unusable(self.root, first.label) from error
+            raise
+
+    def _build(self, key: str, build: Callable[[Path], object], lock: AbstractContextManager[Any]) -> Path:
+        with lock:
             if found := self.get(key):
                 return found
             for abandoned in self._artifacts.glob(f".*{key}.*"):  # we hold the lock: whoever wrote it was killed

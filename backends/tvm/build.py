@@ -5,6 +5,7 @@ For the CPU all of it happens here, in this process. GPU code is built in a chil
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +21,10 @@ from archc.backends.tvm.lift import lift_constants
 from archc.backends.tvm.link import Linker, linker_for, toolchain
 from archc.backends.tvm.load import tvm
 from archc.backends.tvm.targets import TargetSpec
+from archc.backends.weights import atomic_file
 
 Optimise = Callable[..., Any]
+ROOM = 32 << 20  # bytes for the object files of a network and their library; the largest examples need a few MB
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,19 @@ def build(module: Any, spec: TargetSpec) -> Library:
     linker = linker_for(spec)
     with tempfile.TemporaryDirectory(prefix="archc-") as name:
         folder = Path(name)
+        _demand_room(folder)
         objects = object_files(module, target, pipeline(tvm.relax.get_pipeline("default")), folder)
         Linker(linker)(str(folder / "library"), objects)
         data = (folder / "library").read_bytes()
     return Library(data, "shared" if linker else "object", toolchain(linker), cpu_report(data))
+
+
+def _demand_room(folder: Path) -> None:
+    """E0608 when object files may not fit into `folder`: LLVM ends the process when it cannot write one."""
+    with atomic_file(folder / "room") as temporary, open(temporary, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, ROOM)
+    (folder / "room").unlink()
 
 
 def cpu_report(library: bytes) -> dict[str, Any]:
