@@ -3,8 +3,8 @@ the same work done again ends with the same bytes.
 
     python benchmarks/crash.py --kills 200 --seed 0 --results crash.jsonl
 
-A line is written for each kill, and a kill that has a line is not made again, so a run that was cut off goes on where it
-was. Half of the moments are drawn from the whole time that the work takes, the others from the milliseconds after its
+A line is written for each kill, and a kill that has a line is not made again, so a run that was cut off goes on where
+it was. Half of the moments are drawn from the whole time that the work takes, the others from the milliseconds after its
 first temporary file appears, where a bad writer would be caught. Exit code 1 when anything was wrong.
 
 The victims are forked from a process that has imported everything and started no thread, so that each costs only its
@@ -72,11 +72,13 @@ def nursery() -> None:
     import torch
 
     import archc.backends.torch.training
-    import archc.facade.train
+    import archc.facade.train  # noqa: F401
+    from archc.backends.cache import cache_key
     from archc.backends.tvm import build, compile  # noqa: F401
     from archc.cli.main import run
 
     torch.set_num_threads(1)
+    cache_key()  # reads our sources now: victims that go on must find the same ones
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()
