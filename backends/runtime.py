@@ -199,7 +199,9 @@ class Artifact:
                 "E0524",
                 f"the compiled code of `{self.manifest.name}` failed",
                 label=str(error).strip().splitlines()[-1][-500:] if str(error).strip() else type(error).__name__,
-                help="`archc verify` compares it with the reference",
+                help="an input is empty: give it one element or more along each axis"
+                if any(0 in tensor.shape for tensor in tensors)
+                else "`archc verify` compares it with the reference",
             ) from error
 
     def outputs(self, result: Any) -> dict[str, Array]:
@@ -399,7 +401,7 @@ def _shape_problems(port: Port, shape: tuple[int, ...], symbols: dict[str, tuple
             Diagnostic(
                 "E0522",
                 f"input `{port.name}` needs {len(port.dims)} axes {needed}; found {len(shape)}: {list(shape)}",
-                help="a batch axis is missing: add it with `x[None]`" if len(shape) == len(port.dims) - 1 else None,
+                help=_missing_axis(port, shape),
             )
         ]
     problems = []
@@ -413,6 +415,16 @@ def _shape_problems(port: Port, shape: tuple[int, ...], symbols: dict[str, tuple
             if value != size:
                 problems.append(Diagnostic("E0522", f"{place}: `{dim}` is {size} here, and {value} in {where}"))
     return problems
+
+
+def _missing_axis(port: Port, shape: tuple[int, ...]) -> str | None:
+    """How an array with one axis too few gets it, where a place for an axis of size 1 makes it fit."""
+    for axis in range(len(port.dims) if len(shape) == len(port.dims) - 1 else 0):
+        sizes = (*shape[:axis], 1, *shape[axis:])
+        if all(isinstance(dim, str) or dim == size for dim, size in zip(port.dims, sizes, strict=True)):
+            what = "a batch axis" if axis == 0 else f"axis {axis}"
+            return f"{what} is missing: add it with `{port.name}[{':, ' * axis}None]`"
+    return None
 
 
 def _expression_problems(port: Port, shape: tuple[int, ...], symbols: Mapping[str, int]) -> list[Diagnostic]:

@@ -416,3 +416,20 @@ def test_it_loads_without_a_usable_cache(mlp_path: Path, tmp_path: Path) -> None
     environment = os.environ | {"ARCHC_CACHE": str(tmp_path / "file")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "(1, 10)\n"
+
+
+@pytest.mark.parametrize(
+    ("shape", "help"),
+    [
+        ((1, 8, 8), "a batch axis is missing: add it with `x[None]`"),
+        ((3, 8, 8), "axis 1 is missing: add it with `x[:, None]`"),
+        ((3, 1, 8), None),
+        ((8, 8), None),
+    ],
+)
+def test_a_missing_axis_is_added_where_it_fits(shape: tuple[int, ...], help: str | None) -> None:
+    from archc.backends.artifact import Port
+    from archc.backends.runtime import _shape_problems
+
+    (found,) = _shape_problems(Port(name="x", dtype="f32", dims=("N", 1, 8, 8)), shape, {})
+    assert (found.code, found.help) == ("E0522", help)
