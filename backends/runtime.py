@@ -259,6 +259,9 @@ class Artifact:
 
     def _place(self, array: Array) -> Any:
         """The array as a TVM tensor on the device, sharing its memory on the CPU where it is aligned."""
+        if not array.size and self.device == "cpu":  # numpy gives it strides that compiled code takes for holes
+            kind, here = self._ffi.dtype(array.dtype.name), self._ffi.device("cpu", 0)
+            return _function("runtime.TVMTensorAllocWithScope")(array.shape, kind, here, None)
         array = _aligned(array)
         if array.dtype.kind in "fiub":
             tensor = self._ffi.from_dlpack(array)

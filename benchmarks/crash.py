@@ -4,8 +4,8 @@ the same work done again ends with the same bytes.
     python benchmarks/crash.py --kills 200 --seed 0 --results crash.jsonl
 
 A line is written for each kill, and a kill that has a line is not made again, so a run that was cut off goes on where
-it was. Half of the moments are drawn from the whole time that the work takes, the others from the milliseconds after its
-first temporary file appears, where a bad writer would be caught. Exit code 1 when anything was wrong.
+it was. Half of the moments are drawn from the whole time that the work takes, the others from the milliseconds after
+a temporary file appears, where a bad writer would be caught. Exit code 1 when anything was wrong.
 
 The victims are forked from a process that has imported everything and started no thread, so that each costs only its
 work: the command that is killed is the real one, `archc compile …` or `archc train …`.

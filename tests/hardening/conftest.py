@@ -23,24 +23,6 @@ output y: f32[N, 3]
 y = x -> linear(8) -> relu -> linear(3)
 """
 
-SEQUENCE = """\
-arch sequence
-
-input  x: f32[N, T, 5]
-output y: f32[N, T, 7]
-
-y = x -> layer_norm -> linear(9) -> gelu -> linear(7)
-"""
-
-IMAGE = """\
-arch image
-
-input  x: f32[N, 3, 7, 5]
-output y: f32[N, 3]
-
-y = x -> conv(5, 3) -> relu -> avg_pool(2) -> flatten -> linear(3)
-"""
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -1,4 +1,4 @@
-"""The edges of what may be fed, through `archc run`: empty batches, one step, odd sizes, denormal and infinite numbers."""
+"""The edges of what may be fed, through `archc run`: nothing, one step, odd sizes, denormals."""
 
 from __future__ import annotations
 
