@@ -240,7 +240,7 @@ def _read_file(path: Path) -> bytes:
             "E0601",
             f"cannot read weights from `{path}`",
             label=getattr(error, "strerror", None) or str(error),
-            help="`archc train` and `archc predict` write weights" if missing else None,
+            help="`archc train` writes weights" if missing else None,
             exit_code=2 if missing else 1,
         ) from error
 

@@ -378,6 +378,7 @@ class _Matcher:
             f"`{self.op}` needs equal sizes for axis `{name}`: {_show(known)} vs {_show(size)}",
             label=f"{one} vs {two}",
             operands=[first, index],
+            help=_off_by_one(one, two, known, size),
         )
 
     def _solve(self, index: int, axis: Axis, size: Dim) -> bool:
@@ -444,6 +445,17 @@ def _shape(tensor: Tensor, found: Dims, signature: Signature) -> tuple[Dim, ...]
 
 def _layout(tensor: Tensor) -> str:
     return "[" + ", ".join(str(a).replace("!", "") for a in tensor.axes) + "]"
+
+
+def _off_by_one(
+    one: TensorType, two: TensorType, known: Dim | tuple[Dim, ...], size: Dim | tuple[Dim, ...]
+) -> str | None:
+    """Feature maps that differ by one row: the commonest way to lose one is an odd size."""
+    if one.rank != two.rank or one.rank < 4 or not isinstance(known, int) or not isinstance(size, int):
+        return None
+    if abs(known - size) != 1 or one.shape.index(known) < 2:
+        return None
+    return "pools and strides drop the last row of an odd size: `pad` the smaller one, or `slice` the larger"
 
 
 def _show(size: Dim | tuple[Dim, ...]) -> str:

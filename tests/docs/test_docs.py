@@ -98,7 +98,12 @@ def run_blocks(page: Path, namespace: dict[str, Any]) -> None:
             exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
 
 
-@pytest.mark.parametrize("block", of("console"), ids=str)
+def console() -> list[Any]:
+    """Blocks of commands; those that train take a minute or more."""
+    return [pytest.param(b, marks=pytest.mark.slow if "archc train" in b.text else ()) for b in of("console")]
+
+
+@pytest.mark.parametrize("block", console(), ids=str)
 def test_commands_run(block: Block, tmp_path: Path) -> None:
     """In a folder with links to the examples; a line of output that is shown must appear."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -295,3 +295,14 @@ def test_a_plugin_that_cannot_be_loaded_is_told_beside_the_unknown_name(monkeypa
     monkeypatch.setattr(unknown, "load_plugins", lambda: (warning,))
     for (found,) in (mistakes(text), check_text(text)):
         assert [n.message for n in found.notes] == ["the operators of `p` could not be loaded [E0210]: ImportError: q"]
+
+
+def test_an_odd_size_that_lost_a_row_is_told() -> None:
+    text = "arch a(side = 33)\ninput x: f32[N, 1, side, side]\noutput y: f32[N, 2, side, side]\n"
+    text += "y = concat(x -> max_pool(2) -> upsample(2), x, axis = 1)"
+    (found,) = mistakes(text)
+    assert found.code == "E0301"
+    assert "odd size" in (found.help or "")
+    loads(text, values={"side": 32})
+    (other,) = mistakes(text.replace("upsample(2)", "upsample(4)"))
+    assert "odd size" not in (other.help or "")
