@@ -155,9 +155,12 @@ def ops(
         return
     op = REGISTRY.get(name)
     if op is None:
-        raise fail(
-            "E0201", f"there is no operator `{name}`", help=did_you_mean(name, REGISTRY) or "`archc ops` lists all"
-        )
+        from archc.grammar.unknown import standard_home
+
+        home = standard_home(name)
+        help = f'it is a definition: `import "{home}" ({name})`; docs/library.md shows it' if home else None
+        help = help or did_you_mean(name, REGISTRY) or "`archc ops` lists all"
+        raise fail("E0201", f"there is no operator `{name}`", help=help)
     if as_json:
         print_json(_op_json(op))
         return

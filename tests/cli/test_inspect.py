@@ -51,6 +51,7 @@ def test_ops_tells_what_the_reference_does(archc):
         assert part in told
         assert part in reference
     assert "later rows lose it" in told
+    assert 'import "std/ffn.arch" (swiglu_ffn)' in archc("ops", "swiglu_ffn").err
     assert not [line for line in archc("ops").out.splitlines() if line.endswith("…")]
 
 
