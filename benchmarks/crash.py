@@ -125,6 +125,7 @@ class Nursery:
         return self._answer()
 
     def has_ended(self, within: float) -> bool:
+        assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], max(0.0, within))[0])
 
     def close(self) -> None:
@@ -176,7 +177,7 @@ def fresh_folder() -> Iterator[Path]:
         yield folder
 
 
-def surroundings(folder: Path) -> dict[str, object]:
+def surroundings(folder: Path) -> dict[str, Any]:
     return {"ARCHC_CACHE": folder / "cache", "TMPDIR": folder / "tmp"}
 
 

@@ -89,13 +89,13 @@ def test_a_broken_tvm_lowering_is_caught(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_broken_torch_lowering_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from archc.backends.torch.node import LOWERINGS
+    from archc.backends.torch.codegen import lowering
 
     t = trial(net_of(TANH, N=3))
     assert torch_itself(t) == types(t) == ""
-    monkeypatch.setitem(LOWERINGS, "tanh", lambda n: f"torch.tanh({n.x}) * 1.0001")
+    monkeypatch.setitem(lowering._functions, "tanh", lambda n: f"torch.tanh({n.x}) * 1.0001")
     assert "off by" in torch_itself(t)
-    monkeypatch.setitem(LOWERINGS, "tanh", lambda n: f"torch.tanh({n.x}).double()")
+    monkeypatch.setitem(lowering._functions, "tanh", lambda n: f"torch.tanh({n.x}).double()")
     assert types(t) != "" or "dtype" in torch_itself(t)
 
 
@@ -165,5 +165,3 @@ def test_reduction_finds_the_small_network() -> None:
 
     small = reduced(loads(program), fails)
     assert [node.op.name for node in small.walk()] == ["tanh"]
-
-
