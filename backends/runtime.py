@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,8 @@ class _Library:
 # Two handles on one shared library would share its static state, and the first to be freed would break the other.
 _libraries: weakref.WeakValueDictionary[str, _Library] = weakref.WeakValueDictionary()
 _libraries_lock = threading.Lock()
+# Loading a library again costs some 8 KB that TVM's loader never gives back: those loaded last stay.
+_recent: deque[_Library] = deque(maxlen=16)
 
 
 def load(path: Path | str, *, device: Literal["auto", "cpu", "cuda"] = "auto", threads: int | None = None) -> Artifact:
@@ -350,6 +353,7 @@ def _load_library(container: Container) -> _Library:
             with library_file(section.sha256, container.section("library")) as path:
                 library = _Library(native.runtime().load_module(str(path)))
             _libraries[section.sha256] = library
+            _recent.append(library)
         return library
 
 
