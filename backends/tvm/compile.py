@@ -21,6 +21,7 @@ from archc.backends.artifact import Facts, Manifest, Port, read_manifest
 from archc.backends.cache import Cache, cache_key, copy_out
 from archc.backends.initial import InitialWeights
 from archc.backends.inputs import index_bounds
+from archc.backends.tvm.cuda import demand_static
 from archc.backends.weights import check_weights, type_of
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
@@ -63,10 +64,13 @@ def compile_graph(
     Raises: CompileError E0603–E0606 for weights that do not fit, E0506 and E0507 for what TVM cannot express, and what
     `archc.backends.tvm.build.compile_module` raises.
     """
+    _check(graph, weights)
+    if spec.kind == "cuda":
+        demand_static(graph)
+
     from archc.backends.tvm.build import compile_module
     from archc.backends.tvm.lower import lower
 
-    _check(graph, weights)
     prepared = prepare(graph, weights, passes, dump)
     facts = facts_of(graph, weights, weights_origin, preprocessing, prepared.passes)
     module = lower(prepared.graph, prepared.weights, spec.kind)

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from typing import Any, Literal
 from archc.backends.native import cuda_libraries
 from archc.backends.tvm.link import Linker, find_compiler, toolchain
 from archc.backends.tvm.targets import TargetSpec
-from archc.ir.diagnostics import fail
+from archc.ir.diagnostics import CompileError, Diagnostic, fail
+from archc.ir.dims import symbols
+from archc.ir.graph import Graph
 
 # What libtvm_runtime_cuda.so takes from the driver. The stub's answer is CUDA_ERROR_UNKNOWN: it is never to be called.
 _DRIVER_FUNCTIONS = (
@@ -96,10 +99,41 @@ def demand_arches(compiler: CudaCompiler, arches: Sequence[str]) -> None:
         )
 
 
+LONGEST_LOOP = 256
+"""Steps of a `scan` that are written out one by one for a GPU."""
+
+
+def demand_static(graph: Graph) -> None:
+    """E0531 (exit code 4) when the network holds what has no form for a GPU: loops of an open or large length."""
+    refused = []
+    for node in graph.walk():
+        if node.op.name != "scan":
+            continue
+        length = node.inputs[0].type.shape[node.params.axis]  # type: ignore[attr-defined]
+        if isinstance(length, int) and length <= LONGEST_LOOP:
+            continue
+        ways = "compile with `--target cpu`"
+        if not isinstance(length, int):
+            ways += "".join(f", or fix the size: `--dim {s}=128`" for s in sorted(symbols(length)))
+        refused.append(
+            Diagnostic(
+                "E0531",
+                f"`scan` for CUDA needs a known number of steps, {LONGEST_LOOP} at most",
+                node.span,
+                label=f"here it is {length}",
+                help=ways,
+            )
+        )
+    if refused:
+        raise CompileError(*dict.fromkeys(refused), exit_code=4)
+
+
 def build_cuda(module: Any, spec: TargetSpec) -> tuple[bytes, Literal["shared"], dict[str, str], dict[str, Any]]:
     """Library, kind, versions and kernel report of a Relax module for `spec.arches`.
 
     Constants should have been lifted: the module travels to the child process as JSON.
+
+    Raises: CompileError E0532 (exit code 4) when TVM or the CUDA compiler fails on the module.
     """
     from archc.backends.tvm.load import tvm
 
@@ -117,11 +151,29 @@ def build_cuda(module: Any, spec: TargetSpec) -> tuple[bytes, Literal["shared"],
             check=False,
         )
         outcome = folder / "outcome.json"
-        if not outcome.exists():
-            raise RuntimeError(f"generating CUDA code failed with status {child.returncode}:\n{child.stderr[-4000:]}")
-        said = json.loads(outcome.read_text())
+        said: dict[str, Any] = {"error": f"the compilation ended with status {child.returncode}"}
+        if outcome.exists():
+            said = json.loads(outcome.read_text())
+        if "diagnostic" in said:
+            raise CompileError(Diagnostic(**said["diagnostic"]), exit_code=4)
+        if "error" in said:
+            raise _failed(spec, said["error"], said.get("kernel", ""), child.stderr, module)
         library = (folder / "library").read_bytes()
     return library, "shared", said["toolchain"] | {compiler.kind: compiler.version}, said["report"]
+
+
+def _failed(spec: TargetSpec, error: str, kernel: str, trace: str, module: Any) -> CompileError:
+    """E0532, and a file with what is needed to find out why."""
+    with tempfile.NamedTemporaryFile("w", prefix="archc-report-", suffix=".txt", delete=False) as file:
+        file.write(f"target {spec}\nkernel {kernel}\n{error}\n\n{trace}\n\n{module.script()}")
+    where = f" the kernel `{kernel}`" if kernel else ""
+    return fail(
+        "E0532",
+        f"TVM could not compile{where or ' the network'} for `{spec}`",
+        label=error.strip().splitlines()[-1][-300:] if error.strip() else "",
+        help=f"`--target cpu` takes every network; please report this with {file.name}",
+        exit_code=4,
+    )
 
 
 def _environment(folder: Path, linker: str) -> dict[str, str]:
@@ -156,6 +208,31 @@ def compile_source(code: str, arches: Sequence[str], compiler: CudaCompiler) -> 
     from archc.backends.tvm.nvrtc import compile_nvrtc
 
     return compile_nvrtc(code, arches), []
+
+
+_NAN_AWARE = """
+template <typename A, typename B> __device__ __forceinline__ auto archc_max(A a, B b) -> decltype(true ? a : b) {
+  return a > b || a != a ? a : b;
+}
+template <typename A, typename B> __device__ __forceinline__ auto archc_min(A a, B b) -> decltype(true ? a : b) {
+  return a < b || a != a ? a : b;
+}
+"""
+
+
+def keep_nan(code: str) -> str:
+    """CUDA C whose `max` and `min` give NaN where an operand is NaN, as PyTorch's do; CUDA's own drop it.
+
+    This is done in the text since TVM's schedules for reductions know `max` by its name.
+
+    >>> keep_nan('extern "C" __global__ void f(float* x) { x[0] = max(x[0], fmax(1, 2)); }').splitlines()[-1]
+    'extern "C" __global__ void f(float* x) { x[0] = archc_max(x[0], fmax(1, 2)); }'
+    """
+    start = code.find('extern "C" __global__')
+    if start < 0:
+        return code
+    kernels = re.sub(r"(?<![\w.:>])(max|min)\(", r"archc_\1(", code[start:])
+    return code[:start] + (_NAN_AWARE if kernels != code[start:] else "") + kernels
 
 
 def compile_nvcc(code: str, arches: Sequence[str], nvcc: str) -> tuple[bytes, list[dict[str, Any]]]:
@@ -225,31 +302,46 @@ def fatbin_images(data: bytes) -> list[str]:
 
 def _child(folder: Path) -> dict[str, Any]:
     """What the child process does: generate, compile, link; its files are in `folder`."""
-    from archc.backends.tvm.canonical import pipeline
+    from archc.backends.tvm.gpu import cuda_pipeline
     from archc.backends.tvm.load import tvm, tvm_ffi
 
     spec = TargetSpec.model_validate_json((folder / "spec.json").read_text())
     compiler, linker = find_cuda_compiler(), find_compiler()
     kernels: list[dict[str, Any]] = []
+    passed_over: list[str] = []
 
     def callback(code: str, *_: Any) -> bytes:
-        binary, report = compile_source(code, spec.arches, compiler)
+        binary, report = compile_source(keep_nan(code), spec.arches, compiler)
         kernels.extend(report)
         return binary
 
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", callback, override=True)
     module = tvm.ir.load_json((folder / "module.json").read_text())
     target = spec.to_tvm()
-    executable = tvm.compile(module, target, relax_pipeline=pipeline(tvm.relax.get_default_pipeline(target)))
+    executable = tvm.compile(module, target, relax_pipeline=cuda_pipeline(target, passed_over.append))
     work = folder / "work"
     work.mkdir()
     executable.export_library(str(work / "library"), fcompile=Linker(linker), workspace_dir=str(work))
     (work / "library").rename(folder / "library")
     images = fatbin_images((folder / "library").read_bytes())
     assert images, "TVM embedded no machine code"
-    return {"toolchain": toolchain(linker), "report": {"kernels": kernels, "images": images}}
+    report = {"kernels": kernels, "images": images, "rules_that_failed": passed_over}
+    return {"toolchain": toolchain(linker), "report": report}
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What the child process says: what `_child` found, or why there is nothing."""
+    try:
+        return _child(folder)
+    except CompileError as e:
+        fields = ("code", "message", "label", "help")
+        return {"diagnostic": {name: getattr(e.diagnostics[0], name) for name in fields}}
+    except Exception as e:  # TVM raises anything; the parent makes a diagnostic and a report of it
+        traceback.print_exc()
+        named = re.search(r"(?:global_symbol|function|kernel|[Ff]unc)\W{1,4}(\w+)|def (\w+)\(", str(e))
+        return {"error": f"{type(e).__name__}: {e}", "kernel": (named[1] or named[2]) if named else ""}
 
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    (place / "outcome.json").write_text(json.dumps(_child(place)))
+    (place / "outcome.json").write_text(json.dumps(_told(place)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from archc.backends import native
 from archc.backends.artifact import Port, open_artifact
 from archc.backends.profile import static_report
 from archc.backends.runtime import load
-from archc.backends.tvm.cuda import compile_source, demand_arches, fatbin_images, find_cuda_compiler, ptxas_report
+from archc.backends.tvm.cuda import (
+    compile_source,
+    demand_arches,
+    fatbin_images,
+    find_cuda_compiler,
+    keep_nan,
+    ptxas_report,
+)
+from archc.backends.tvm.link import find_compiler
 from archc.backends.tvm.targets import parse_target
 from archc.ir.diagnostics import CompileError
 
@@ -172,3 +181,53 @@ def test_a_convolution_with_symbolic_batch(compile_relax: Callable[..., Path], m
     opened = open_artifact(path)
     assert opened.report["images"] == ["sm_90", "ptx 90"]
     np.testing.assert_array_equal(opened.constants()[0], weight)
+
+
+def test_max_and_min_keep_nan(tmp_path: Path) -> None:
+    """The functions that kernels get for `max` and `min`, run on the CPU: what CUDA's do would drop NaN."""
+    code = keep_nan('extern "C" __global__ void f(float* x) { x[0] = max(x[0], min(x[1], x[2])); }')
+    assert "archc_max(x[0], archc_min(x[1], x[2]))" in code
+    templates, _ = code.split('extern "C" __global__')
+    source, program = tmp_path / "nan.cc", tmp_path / "nan"
+    source.write_text(
+        "#include <cmath>\n#define __device__\n#define __forceinline__ inline\n"
+        + templates
+        + """int main() {
+  float n = std::nanf(""), one = 1, two = 2;
+  bool kept = std::isnan(archc_max(n, one)) && std::isnan(archc_max(one, n)) && std::isnan(archc_min(n, one))
+           && std::isnan(archc_min(one, n));
+  bool plain = archc_max(one, two) == 2 && archc_min(one, two) == 1 && archc_max(3L, 2) == 3;
+  return kept && plain && !std::isnan(std::fmax(n, one)) ? 0 : 1;
+}
+"""
+    )
+    subprocess.run([find_compiler(), "-o", str(program), str(source)], check=True)
+    assert subprocess.run([str(program)], check=False).returncode == 0
+
+
+@needs_compiler
+def test_what_tvm_cannot_compile_is_a_diagnostic(compile_relax: Callable[..., Path], mlp: Any) -> None:
+    from archc.backends.tvm.load import tvm
+
+    relax = tvm.relax
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4,), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit_output(builder.call_te(_calls_nothing, x))
+        builder.emit_func_output(y)
+    with pytest.raises(CompileError, match="E0532") as caught:
+        compile_relax(builder.get(), mlp.facts(name="bad"), spec=parse_target("cuda:sm_90"))
+    assert caught.value.exit_code == 4
+    report = Path(re.findall(r"\S+archc-report-\S+", caught.value.diagnostics[0].help or "")[0])
+    assert "Traceback" in report.read_text()
+    report.unlink()
+
+
+def _calls_nothing(x: Any) -> Any:
+    """A kernel that calls what no GPU has."""
+    from tvm import te, tirx
+
+    return te.compute(
+        x.shape, lambda i: tirx.call_pure_extern("float32", "no_such_function", x[i]), name="no_such_kernel"
+    )

@@ -2,6 +2,8 @@
 
 scan(lo, hi, xs, states) = step(lo, xs, states)                          where one step is left
                          | scan(mid, hi, xs, scan(lo, mid, xs, states))  else, with the results joined
+
+A GPU would have to be waited for at each branch. There a loop of a known, small length is as many calls of `step`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ def _scan(n: TvmNode) -> Any:
     axis = n.p.axis % n.node.inputs[0].type.rank
     length = n.node.inputs[0].type.shape[axis]
     loop = _Loop(n, axis, f"scan{n.lowerer.fresh()}_{n.lowerer.name}")
+    if n.lowerer.kind != "cpu":
+        assert isinstance(length, int), "a length that is not known is refused before"
+        return loop.unrolled(length)
     function = loop.any_length() if not isinstance(length, int) or length == 0 else loop.at_least_one()
     sizes = [relax.ShapeExpr(list(n.lowerer.symbols.values()))] if loop.names else []
     found = n.emit(relax.Call(function, [*sizes, n.const(0, "int64"), n.size(length, "int64"), *n.args]))
@@ -75,6 +80,32 @@ class _Loop:
         ys, *states = self.n.node.outputs
         some = relax.TensorType(dtype=NUMPY_NAMES[ys.type.dtype], ndim=ys.type.rank)
         return relax.TupleType([some, *(_type(f.lowerer, v.type) for v in states)])
+
+    def unrolled(self, length: int) -> list[Any]:
+        """The results of a loop without branches: a call for each step."""
+        n, ys = self.n, self.n.node.outputs[0].type
+        states = list(n.args[1 : 1 + self.count])
+        if length == 0:
+            return [self.bb.emit(op.zeros(n.shape(ys.shape), NUMPY_NAMES[ys.dtype])), *states]
+        step, found = self.step(), []
+        sizes = [relax.ShapeExpr(list(n.lowerer.symbols.values()))] if self.names else []
+        captured = n.args[1 + self.count :]
+        one = [*ys.shape[: self.axis], 1, *ys.shape[self.axis + 1 :]]
+        types = [_type(n.lowerer, t) for t in (TensorType(tuple(one), ys.dtype), *(v.type for v in n.node.outputs[1:]))]
+        for t in range(length)[:: -1 if n.p.reverse else 1]:
+            at = [n.const(i, "int64") for i in (t, t + 1)]
+            results = n.emit(relax.Call(step, [*sizes, *at, n.x, *states, *captured]))
+            parts = [n.emit(relax.TupleGetItem(results, i)) for i in range(len(types))]
+            y, *states = (self.bb.match_cast(p, type_) for p, type_ in zip(parts, types, strict=True))
+            found.append(y)
+        return [self._joined(found[:: -1 if n.p.reverse else 1]), *states]
+
+    def _joined(self, parts: list[Any]) -> Any:
+        """By eights, since one kernel looks for its place among all of its operands."""
+        while len(parts) > 1:
+            groups = [parts[i : i + 8] for i in range(0, len(parts), 8)]
+            parts = [g[0] if len(g) == 1 else self.bb.emit(op.concat(g, axis=self.axis)) for g in groups]
+        return parts[0]
 
     def at_least_one(self) -> Any:
         """scan(lo, hi, …) for lo < hi."""
