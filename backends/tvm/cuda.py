@@ -228,11 +228,22 @@ def keep_nan(code: str) -> str:
     >>> keep_nan('extern "C" __global__ void f(float* x) { x[0] = max(x[0], fmax(1, 2)); }').splitlines()[-1]
     'extern "C" __global__ void f(float* x) { x[0] = archc_max(x[0], fmax(1, 2)); }'
     """
-    start = code.find('extern "C" __global__')
-    if start < 0:
-        return code
-    kernels = re.sub(r"(?<![\w.:>])(max|min)\(", r"archc_\1(", code[start:])
-    return code[:start] + (_NAN_AWARE if kernels != code[start:] else "") + kernels
+    head, *kernels = re.split(r'(?=extern "C" __global__)', code)
+    mended = [re.sub(r"(?<![\w.:>])(max|min)\(", r"archc_\1(", _from_infinity(k)) for k in kernels]
+    return "".join([head, _NAN_AWARE if mended != kernels else "", *mended])
+
+
+def _from_infinity(kernel: str) -> str:
+    """A kernel whose reductions by `max` and `min` begin with infinity, where TVM's begin with the largest number."""
+    for function, sign, bits in (("max", "-", "f"), ("min", "", "7")):
+        values = {
+            rf"{sign}0x1\.fffffep\+127f": f"__int_as_float(0x{bits}f800000)",
+            rf"{sign}0x1\.fffffffffffffp\+1023": f"__longlong_as_double(0x{bits}ff0000000000000LL)",
+        }
+        for buffer in {b for _, b in re.findall(rf"((\w+)\[[^=]*\]) = {function}\(\1, ", kernel)}:
+            for literal, infinity in values.items():
+                kernel = re.sub(rf"(\b{buffer}\[[^=;]*\] = ){literal}(/\*[^*]*\*/)?;", rf"\g<1>{infinity};", kernel)
+    return kernel
 
 
 def compile_nvcc(code: str, arches: Sequence[str], nvcc: str) -> tuple[bytes, list[dict[str, Any]]]:

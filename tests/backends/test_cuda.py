@@ -205,6 +205,15 @@ def test_max_and_min_keep_nan(tmp_path: Path) -> None:
     assert subprocess.run([str(program)], check=False).returncode == 0
 
 
+def test_a_reduction_begins_with_infinity() -> None:
+    lowest = "-0x1.fffffep+127f/*-3.402823e+38*/"
+    head = 'extern "C" __global__ void f(float* y, float* x) {\n'
+    code = keep_nan(f"{head}  y[0] = {lowest};\n  y[0] = max(y[0], x[1]);\n  x[0] = {lowest};\n}}")
+    assert "y[0] = __int_as_float(0xff800000);" in code
+    assert f"x[0] = {lowest};" in code, "not so where nothing is reduced"
+    assert keep_nan(f"{head} y[0] = {lowest};\n}}") == f"{head} y[0] = {lowest};\n}}"
+
+
 @needs_compiler
 def test_what_tvm_cannot_compile_is_a_diagnostic(compile_relax: Callable[..., Path], mlp: Any) -> None:
     from archc.backends.tvm.load import tvm

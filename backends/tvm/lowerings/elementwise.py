@@ -79,6 +79,9 @@ def _div(n: TvmNode) -> Any:
 
 @lowering(ew.EQ)
 def _eq(n: TvmNode) -> Any:
+    x, y = n.args
+    if x is y and n.node.inputs[0].type.dtype in FLOATS:
+        return op.greater_equal(x, n.const(float("-inf"), str(x.ty.dtype)))  # TVM takes `x == x` for true
     if n.node.inputs[0].type.dtype != "bool":
         return op.equal(*n.args)
     return op.equal(*(n.emit(number(n, x, "int8")) for x in n.args))  # LLVM compares bools as floats
