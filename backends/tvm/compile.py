@@ -117,7 +117,7 @@ def prepare(graph: Graph, weights: Arrays, passes: Sequence[Pass] = INFERENCE, d
     def run(graph: Graph, context: Context) -> bool:
         return decompose(graph, can_lower)
 
-    copy, context = clone(graph), Context(weights=dict(weights))  # type: ignore[arg-type]
+    copy, context = clone(graph), Context(weights=dict(weights))
     done = run_passes(copy, [*passes, Pass("decompose", run), *CLEANUP], context, dump)
     assert context.weights is not None
     return Prepared(copy, context.weights, tuple(dict.fromkeys(ran.name for ran in done if ran.changed)))
@@ -177,7 +177,7 @@ def _identity(weights: Arrays, parameters: Sequence[Parameter]) -> str:
 
 def _port(name: str, value: Value, below: int | None = None) -> Port:
     dims = tuple(d if isinstance(d, int) else str(d) for d in value.type.shape)
-    return Port(name=name, dtype=value.type.dtype, dims=dims, below=below)  # type: ignore[arg-type]
+    return Port(name=name, dtype=value.type.dtype, dims=dims, below=below)
 
 
 def _check(graph: Graph, weights: Arrays) -> None:
