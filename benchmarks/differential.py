@@ -90,8 +90,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
         seconds.update(r["seconds"])
     lines = [
         f"{len(rows)} networks, {sum(r['nodes'] for r in rows)} nodes, {len({o for r in rows for o in r['ops']})} ops; "
-        f"{sum(r['outputs'] for r in rows)} outputs compared, {sum(r['vacuous'] for r in rows)} of them with a tolerance "
-        "above 5 % of their largest element",
+        f"{sum(r['outputs'] for r in rows)} outputs compared, {sum(r['vacuous'] for r in rows)} of them with a "
+        "tolerance above 5 % of their largest element",
         "",
         "| oracle | wrong | excused | seconds a network |",
         "|---|---|---|---|",
@@ -99,7 +99,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     for name in seconds:
         lines.append(f"| {name} | {wrong[name]} | {excused[name]} | {seconds[name] / len(rows):.3f} |")
     bad = sum(bool(r["wrong"]) for r in rows)
-    lines += ["", f"{bad} networks with a mismatch, {sum(bool(r['excused']) for r in rows)} excused by a close decision"]
+    lines += [
+        "",
+        f"{bad} networks with a mismatch, {sum(bool(r['excused']) for r in rows)} excused by a close decision",
+    ]
     return "\n".join(lines)
 
 

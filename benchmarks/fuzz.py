@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz.py --count 100000 --seed 0 --results fuzz.jsonl
 
-Mutants are those of `tests/fuzz/mutate.py`. A line is written for each thousand, so a run that was cut off goes on where
-it was; a failure is written with the bytes that caused it.
+Mutants are those of `tests/fuzz/mutate.py`. A line is written for each thousand, so a run that was cut off goes on
+where it was; a failure is written with the bytes that caused it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "fuzz"))
 
-from mutate import mutant, outcome  # noqa: E402
+from mutate import mutant, outcome
 
 BLOCK = 1000
 
@@ -32,7 +32,9 @@ def block(seed: int, start: int, folder: Path) -> dict[str, Any]:
         found, seconds = outcome(damaged, folder)
         slowest = max(slowest, seconds)
         if found.startswith("BUG"):
-            bugs.append({"index": index, "origin": damaged.origin, "found": found, "data": damaged.data.decode("latin-1")})
+            bugs.append(
+                {"index": index, "origin": damaged.origin, "found": found, "data": damaged.data.decode("latin-1")}
+            )
             print(f"{index} ({damaged.origin}): {found}", flush=True)
         codes[found.partition(":")[0]] += 1
     return {"seed": seed, "start": start, "codes": codes, "slowest": round(slowest, 3), "bugs": bugs}

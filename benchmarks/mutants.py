@@ -3,8 +3,8 @@
     python benchmarks/mutants.py --count 60 --seed 0 --results mutants.jsonl
 
 A mutant changes one place of one file's syntax tree: two arguments swapped, a term dropped, a constant or an operator
-changed, a comparison turned, a string of a signature edited. It is put into a copy of the tree, and the quick suites that
-are meant to guard that file run there. A mutant that they pass is a survivor, and is listed: either the tests have a
+changed, a comparison turned, a string of a signature edited. It is put into a copy of the tree, and the quick suites
+that are meant to guard that file run there. A mutant that they pass is a survivor, and is listed: either the tests have a
 hole, or the change means nothing. Resumable: a mutant with a line in the results is not run again.
 """
 
@@ -33,7 +33,10 @@ FAMILIES = {
         ("ir/ops/*.py", "ir/axes.py", "ir/dims.py"),
         ("tests/ir", "tests/reference/test_torch.py", "tests/reference/test_axes.py"),
     ),
-    "torch": (("backends/torch/lowerings/*.py",), ("tests/reference/test_torch.py", "tests/backends/torch/test_lowerings.py")),
+    "torch": (
+        ("backends/torch/lowerings/*.py",),
+        ("tests/reference/test_torch.py", "tests/backends/torch/test_lowerings.py"),
+    ),
     "tvm": (
         ("backends/tvm/lowerings/*.py", "backends/tvm/cpu/*.py"),
         ("tests/reference/test_tvm.py", "tests/backends/tvm", "tests/differential"),
@@ -42,7 +45,18 @@ FAMILIES = {
 """Family -> its files, and the suites that should catch a mistake in them. Those that do not exist are left out."""
 SKIPPED = ("__init__.py", "tile.py", "codegen.py")
 """Files whose mistakes cost time, not truth: tile sizes, and how many kernels are compiled at once."""
-IDLE = ("OpDef", "register", "lowering", "isinstance", "model_validator", "Field", "Weight", "_activation", "_unary", "_binary")
+IDLE = (
+    "OpDef",
+    "register",
+    "lowering",
+    "isinstance",
+    "model_validator",
+    "Field",
+    "Weight",
+    "_activation",
+    "_unary",
+    "_binary",
+)
 """Calls whose own arguments are names and texts; what is inside them is changed all the same."""
 SECONDS = 900
 
@@ -132,10 +146,22 @@ def mutants(path: Path, family: str) -> list[Mutant]:
     found = []
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("BindError", "fail", "TypeVar"):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("BindError", "fail", "TypeVar")
+        ):
             for inner in ast.walk(node):
                 inner.silent = True  # type: ignore[attr-defined]
-        if isinstance(node, ast.keyword) and node.arg in ("doc", "paper", "example", "category", "help", "label", "flops"):
+        if isinstance(node, ast.keyword) and node.arg in (
+            "doc",
+            "paper",
+            "example",
+            "category",
+            "help",
+            "label",
+            "flops",
+        ):
             for inner in ast.walk(node):
                 inner.silent = True  # type: ignore[attr-defined]
         if isinstance(node, ast.FunctionDef | ast.arg) and getattr(node, "returns", None) is not None:

@@ -438,7 +438,7 @@ def cast(b: Builder) -> Value:
 
 def channel_first(b: Builder, ranks: tuple[int, ...]) -> Value:
     """A float value `[N, C, …]` of one of these ranks with a known C."""
-    fits = lambda v: is_float(v) and v.type.rank in ranks and isinstance(v.type.shape[1], int)  # noqa: E731
+    fits = lambda v: is_float(v) and v.type.rank in ranks and isinstance(v.type.shape[1], int)
     return b.pick(fits, lambda: b.images(b.rng.choice([r - 2 for r in ranks if r > 2])))
 
 

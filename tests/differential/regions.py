@@ -56,9 +56,7 @@ def _fold(b: Builder, x: Value) -> Value:
     made = b.pool[-1]
     if made.type.rank < 1 or made.type.shape[0] != x.type.shape[0] or made is x or made.type.dtype == "bool":
         return x
-    if not is_float(made):
-        made = b.apply("cast", made, dtype=x.type.dtype)
-    elif made.type.dtype != x.type.dtype:
+    if not is_float(made) or made.type.dtype != x.type.dtype:
         made = b.apply("cast", made, dtype=x.type.dtype)
     made = b.tame(made)
     for _ in range(made.type.rank - 1):
@@ -90,9 +88,9 @@ def _vector(b: Builder | None, x: Value, last: Dim) -> Value:
     if not isinstance(last, int):
         raise Reject("symbolic")
     for source in b.pool[::-1]:
-        if is_float(source) and source.type.dtype == x.type.dtype and source.type.rank > 1 and b.outer is None:
-            if source.type.shape[-1] == last:
-                return b.apply("mean", source, axis=tuple(range(source.type.rank - 1)))
+        alike = is_float(source) and source.type.dtype == x.type.dtype and source.type.rank > 1
+        if alike and b.outer is None and source.type.shape[-1] == last:
+            return b.apply("mean", source, axis=tuple(range(source.type.rank - 1)))
     return b.apply("parameter", shape=(last,), init="normal(1.0)", dtype=x.type.dtype, growth=2.0)
 
 
@@ -106,9 +104,7 @@ def moe(b: Builder) -> Value:
     x = b.tame(
         b.pick(
             lambda v: (
-                is_float(v)
-                and v.type.rank in (2, 3, 4)
-                and all(isinstance(s, int) for s in v.type.shape[1:])
+                (is_float(v) and v.type.rank in (2, 3, 4) and all(isinstance(s, int) for s in v.type.shape[1:]))
                 or (is_float(v) and v.type.rank == 3 and isinstance(v.type.shape[-1], int))
             ),
             b.tokens,

@@ -1,7 +1,7 @@
 """Damaged programs: small mutations of the examples, deterministic by (seed, index), and what becomes of them.
 
-Every second mutant is damaged in its tokens (deleted, doubled, swapped, replaced by what other programs hold, numbers made
-odd), the others in their bytes, which makes them a file rather than a text.
+Every second mutant is damaged in its tokens (deleted, doubled, swapped, replaced by what other programs hold, numbers
+made odd), the others in their bytes, which makes them a file rather than a text.
 """
 
 from __future__ import annotations
@@ -31,10 +31,71 @@ LIMITS = Limits(nodes=5_000, repeat=2_000)
 
 TOKEN = re.compile(r'#[^\n]*|"[^"\n]*"|\d+(?:\.\d+)?(?:e[-+]?\d+)?|[A-Za-z_]\w*|->|=>|//|==|!=|<=|>=|\.\.\.|\s+|.')
 NUMBERS = ("0", "1", "2", "3", "7", "-1", "1.5", "0.0", "1e308", "1e-320", "4096", "99999", "10000000000000000000000")
-WORDS = (
-    "arch space language import input output def share let rule require if then else choose range repeat as fn return "
-    "when and or not true false none ( ) [ ] { } , ; : = -> => == != < > <= >= + - * / // | . * ** ! ~ @ ? \\ \" ' ` #"
-).split()
+WORDS = [
+    "arch",
+    "space",
+    "language",
+    "import",
+    "input",
+    "output",
+    "def",
+    "share",
+    "let",
+    "rule",
+    "require",
+    "if",
+    "then",
+    "else",
+    "choose",
+    "range",
+    "repeat",
+    "as",
+    "fn",
+    "return",
+    "when",
+    "and",
+    "or",
+    "not",
+    "true",
+    "false",
+    "none",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ";",
+    ":",
+    "=",
+    "->",
+    "=>",
+    "==",
+    "!=",
+    "<",
+    ">",
+    "<=",
+    ">=",
+    "+",
+    "-",
+    "*",
+    "/",
+    "//",
+    "|",
+    ".",
+    "*",
+    "**",
+    "!",
+    "~",
+    "@",
+    "?",
+    "\\",
+    '"',
+    "'",
+    "`",
+    "#",
+]
 
 
 @dataclass(frozen=True)
