@@ -4,8 +4,8 @@
 
 A mutant changes one place of one file's syntax tree: two arguments swapped, a term dropped, a constant or an operator
 changed, a comparison turned, a string of a signature edited. It is put into a copy of the tree, and the quick suites
-that are meant to guard that file run there. A mutant that they pass is a survivor, and is listed: either the tests have a
-hole, or the change means nothing. Resumable: a mutant with a line in the results is not run again.
+that are meant to guard that file run there. A mutant that they pass is a survivor, and is listed: either the tests
+have a hole, or the change means nothing. Resumable: a mutant with a line in the results is not run again.
 """
 
 from __future__ import annotations
