@@ -94,7 +94,9 @@ def _joined(*parts: str | st.SearchStrategy[list[str]]) -> st.SearchStrategy[lis
     return st.tuples(*drawn).map(lambda lists: [token for tokens in lists for token in tokens])
 
 
-_name = st.sampled_from(["a", "image", "input", "conv_bn", "block1.conv", "x" * 30]).map(lambda n: [n])
+_name = st.sampled_from(["a", "image", "conv_bn", "block1.conv", "x" * 30]).map(lambda n: [n])
+# a word that opens statements names an argument too; elsewhere a name behind it on its line would make it a statement
+_argument = _name | st.just(["input"])
 _atom = _name | st.sampled_from(["3", "0.5", "500k", '"a # b"', "true", "none", "[]"]).map(
     lambda t: ["[", "]"] if t == "[]" else [t]
 )
@@ -109,7 +111,7 @@ def _expressions(inner: st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[
     in_brackets = _joined("(", inner, ")")
     return st.one_of(
         _joined(_name, "(", several(","), ")"),
-        _joined(_name, "(", several(","), ",", _name, "=", inner, ",", ")"),
+        _joined(_name, "(", several(","), ",", _argument, "=", inner, ",", ")"),
         _joined("(", several("->", 2), ")"),
         _joined("(", several(",", 2), ")"),
         _joined("[", several(","), "]"),

@@ -10,6 +10,7 @@ from archc.backends.tvm.cpu.elementwise import pointwise_kernel
 from archc.backends.tvm.cpu.gemm import gemm_kernel, matmul_kernel
 from archc.backends.tvm.cpu.isa import isa_of
 from archc.backends.tvm.cpu.loops import Machine
+from archc.backends.tvm.cpu.order import SizesFirst
 from archc.backends.tvm.cpu.program import parse
 from archc.backends.tvm.cpu.rows import reduction_kernel
 from archc.backends.tvm.cpu.select import SelectKernels
@@ -34,6 +35,7 @@ def passes(machine: Machine) -> list[tvm.transform.Pass]:
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
+        SizesFirst(),
         relax.transform.DeadCodeElimination(),
         write_kernels(machine),
     ]
