@@ -244,6 +244,12 @@ def main() -> None:
     done = {(r["file"], r["line"], r["kind"], r["before"]) for r in rows}
     with tempfile.TemporaryDirectory() as scratch, given.results.open("a") as file:
         tree = copied_tree(Path(scratch))
+        for family in given.family or sorted(FAMILIES):
+            path = next(p for pattern in FAMILIES[family][0] for p in ROOT.glob(pattern))
+            same = Mutant(family, str(path.relative_to(ROOT)), 0, "none", "", path.read_text(encoding="utf-8"))
+            control = run(same, tree, given.jobs)
+            if control["killed"]:
+                sys.exit(f"the suites of {family} fail without a mutant: {control['how']}")
         for mutant in chosen(given.seed, given.count, given.family or sorted(FAMILIES)):
             if (mutant.file, mutant.line, mutant.kind, mutant.before) in done:
                 continue
