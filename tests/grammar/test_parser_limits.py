@@ -65,7 +65,7 @@ def test_nesting_is_counted_exactly() -> None:
 def test_other_hostile_texts(text: str, code: str) -> None:
     begin = time.process_time()
     assert refusal(text).code == code
-    assert time.process_time() - begin < 3
+    assert time.process_time() - begin < 1
 
 
 def test_too_many_tokens() -> None:
