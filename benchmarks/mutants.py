@@ -63,7 +63,7 @@ SECONDS = 900
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: a node of a file's tree, numbered in the order of a walk, and what was done to it."""
+    """One change of a file: where it is, what was done, and the file with it."""
 
     family: str
     file: str
@@ -71,6 +71,23 @@ class Mutant:
     kind: str
     before: str
     source: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A node of a file's tree, and what could stand in its place."""
+
+    tree: ast.Module
+    node: ast.expr
+    kind: str
+    new: ast.AST
+
+    def mutant(self, path: Path, family: str) -> Mutant:
+        changed = _Replace(self.node, self.new).visit(self.tree)
+        source = ast.unparse(ast.fix_missing_locations(changed))
+        _Replace(self.new, self.node).visit(self.tree)
+        before = ast.unparse(self.node)[:80]
+        return Mutant(family, str(path.relative_to(ROOT)), self.node.lineno, self.kind, before, source)
 
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
@@ -140,11 +157,10 @@ class _Replace(ast.NodeTransformer):
         return ast.copy_location(self.new, node) if node is self.at else super().generic_visit(node)
 
 
-def mutants(path: Path, family: str) -> list[Mutant]:
-    """Every mutant of a file: docstrings, messages and the texts of diagnostics are left alone."""
-    text = path.read_text(encoding="utf-8")
+def possible(path: Path) -> list[Change]:
+    """Every change of a file: docstrings, messages and the texts of diagnostics are left alone."""
     found = []
-    tree = ast.parse(text)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
@@ -172,12 +188,7 @@ def mutants(path: Path, family: str) -> list[Mutant]:
             continue
         if isinstance(node, ast.Call) and ast.unparse(node.func) in IDLE:
             continue
-        for kind, new in changes(node):
-            changed = _Replace(node, new).visit(tree)
-            source = ast.unparse(ast.fix_missing_locations(changed))
-            _Replace(new, node).visit(tree)
-            before = ast.unparse(node)[:80]
-            found.append(Mutant(family, str(path.relative_to(ROOT)), node.lineno, kind, before, source))
+        found += [Change(tree, node, kind, new) for kind, new in changes(node)]
     return found
 
 
@@ -191,10 +202,12 @@ def chosen(seed: int, count: int, families: list[str]) -> list[Mutant]:
         wanted = count // len(families)
         while wanted:
             for path in files:
-                options = mutants(path, family)
+                options = possible(path)
                 if options and wanted:
-                    picked.append(rng.choice(options))
-                    wanted -= 1
+                    mutant = rng.choice(options).mutant(path, family)
+                    if mutant not in picked:
+                        picked.append(mutant)
+                        wanted -= 1
     return picked
 
 
