@@ -15,14 +15,14 @@ TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 TENSOR_COMPARISONS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
 
-def calculate(operator: str, a: Any, b: Any, span: Span) -> Any:
-    """`a operator b` for numbers and dimensions.
+def calculate(operator: str, a: Any, b: Any, span: Span, sides: tuple[Span, Span] | None = None) -> Any:
+    """`a operator b` for numbers and dimensions; `sides` are the places of `a` and `b`.
 
     Raises: CompileError, E0333 for a division that is not exact or by zero, E0334 for other kinds of operands.
     """
-    for value in (a, b):
+    for value, side in zip((a, b), sides or (span, span), strict=True):
         if not is_number(value):
-            raise fail("E0334", f"`{operator}` needs numbers or tensors", span, label=f"found {describe(value)}")
+            raise fail("E0334", f"`{operator}` needs numbers or tensors", side, label=f"found {describe(value)}")
     if (isinstance(a, Expr) and isinstance(b, float)) or (isinstance(a, float) and isinstance(b, Expr)):
         raise fail(
             "E0334",

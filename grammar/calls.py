@@ -71,7 +71,13 @@ class OpArguments:
     weights: Mapping[str, Argument] = field(default_factory=dict)
     regions: Mapping[str, Argument] = field(default_factory=dict)
     name: str | None = None
+    name_span: Span | None = None
     unchecked: Mapping[str, Argument] = field(default_factory=dict)
+
+    @property
+    def places(self) -> Mapping[str, Span]:
+        """Where each parameter's argument stands."""
+        return {name: argument.span for name, argument in self.unchecked.items()}
 
 
 def operand_name(declared: str) -> str:
@@ -95,6 +101,7 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
     weights: dict[str, Argument] = {}
     bodies: dict[str, Argument] = {}
     name: str | None = None
+    name_span: Span | None = None
 
     free = (f for f in fields if f not in arguments.keywords)
     free_regions = (r for r in regions if r not in arguments.keywords)
@@ -133,7 +140,7 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
         elif key == "name":
             if not isinstance(value, str):
                 raise wrong_value(op.name, key, "a text", argument)
-            name = value
+            name, name_span = value, argument.span
         else:
             allowed = [*regions, *fields, *operand_names, "name"]
             raise _unknown(op.name, key, allowed, argument)
@@ -143,7 +150,7 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
             params.setdefault(switch, Argument(True, arguments.span))
     late = any(weight.tied for weight in op.weights.values())
     checked = None if late else validate(op, params, arguments.span)
-    return OpArguments(checked, tuple(operands), named, weights, bodies, name, params)
+    return OpArguments(checked, tuple(operands), named, weights, bodies, name, name_span, params)
 
 
 def positional_order(op: OpDef[Any]) -> list[str]:

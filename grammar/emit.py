@@ -75,7 +75,7 @@ class Emitter:
     ) -> Result:
         """Add the node of a call to the graph; its results."""
         self._spend(call.span)
-        path, prefix = names or at.scope.node(call.op.name, call.bound.name, call.span)
+        path, prefix = names or at.scope.node(call.op.name, call.bound.name, call.bound.name_span or call.span)
         given = self._given_weights(call, prefix, at)
         node = at.frame.graph.add(
             call.op,
@@ -87,6 +87,7 @@ class Emitter:
             captures=captures,
             span=call.span,
             trace=at.trace,
+            places=call.bound.places,
         )
         for role, parameter in node.weights.items():
             if given is None or given.get(role) is None:

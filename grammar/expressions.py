@@ -244,42 +244,51 @@ class Expressions(Emitter):
 
     def _arithmetic(self, expr: Arithmetic, env: Env, at: Place) -> Any:
         value = self.evaluate(expr.operands[0], env, at)
+        left, last = expr.operands[0].span, expr.operands[-1]
         for operator, operand in zip(expr.operators, expr.operands[1:], strict=True):
             right = self.evaluate(operand, env, at)
+            end = operand.span.end_line, operand.span.end_column
+            both = expr.span if operand is last else Span(expr.span.file, expr.span.line, expr.span.column, *end)
+            sides = left, operand.span
             if is_tensor(value) or is_tensor(right):
                 name = TENSOR_OPS.get(operator)
                 if name is None:
-                    raise fail("E0334", f"`{operator}` is for numbers", expr.span, label="found a tensor")
-                value = self._tensor_op(name, (value, right), expr.span, at)
+                    raise fail("E0334", f"`{operator}` is for numbers", both, label="found a tensor")
+                value = self._tensor_op(name, (value, right), both, at, sides)
             elif value is POISON or right is POISON:
                 value = POISON
             elif isinstance(value, Module) or isinstance(right, Module):
-                raise self._module_arithmetic(operator, value, right, expr.span)
+                raise self._module_arithmetic(operator, value, right, both, sides)
             else:
-                value = calculate(operator, value, right, expr.span)
+                value = calculate(operator, value, right, both, sides)
+            left = both
         return value
 
-    def _module_arithmetic(self, operator: str, a: Any, b: Any, span: Span) -> CompileError:
+    def _module_arithmetic(self, operator: str, a: Any, b: Any, span: Span, sides: tuple[Span, Span]) -> CompileError:
+        wrong = [(v, side) for v, side in zip((a, b), sides, strict=True) if isinstance(v, Module)]
         return fail(
             "E0331",
             f"`{operator}` needs tensors or numbers",
-            span,
-            label=f"{describe(a)} and {describe(b)}",
+            span if len(wrong) > 1 else wrong[0][1],
+            label=f"found {' and '.join(describe(v) for v, _ in wrong)}",
             help="apply the module to a tensor first; `branch(a, b)` adds what two modules make of one tensor",
         )
 
     def _compare(self, expr: Compare, env: Env, at: Place) -> Any:
         a, b = self.evaluate(expr.left, env, at), self.evaluate(expr.right, env, at)
         if is_tensor(a) or is_tensor(b):
-            return self._tensor_op(TENSOR_COMPARISONS[expr.operator], (a, b), expr.span, at)
+            name, sides = TENSOR_COMPARISONS[expr.operator], (expr.left.span, expr.right.span)
+            return self._tensor_op(name, (a, b), expr.span, at, sides)
         if a is POISON or b is POISON:
             return POISON
         return compare(expr.operator, a, b, expr.span)
 
-    def _tensor_op(self, name: str, values: tuple[Any, ...], span: Span, at: Place) -> Any:
-        for value in values:
+    def _tensor_op(
+        self, name: str, values: tuple[Any, ...], span: Span, at: Place, sides: tuple[Span, ...] = ()
+    ) -> Any:
+        for value, side in zip(values, sides or [span] * len(values), strict=True):
             if isinstance(value, Module) or not (is_number(value) or tensors_of(value) is not None):
-                raise fail("E0331", f"`{name}` needs tensors", span, label=f"found {describe(value)}")
+                raise fail("E0331", f"`{name}` needs tensors", side, label=f"found {describe(value)}")
         if any(contains_poison(v) for v in values):
             return POISON
         op = find_op(name)

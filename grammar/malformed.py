@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from archc.grammar.limits import DEFAULT
 from archc.grammar.machine import Fault, Machine
@@ -25,6 +26,10 @@ class Mistake:
     help: str
     examples: tuple[str, ...]
     any_token: bool = False
+    place: Literal["token", "before", "statement"] = "token"
+    """What to point at: where the automaton stops, the token before that, or the first token of the statement."""
+    label: str = ""
+    """What is said at the place; if nothing, what was found."""
 
 
 MISTAKES = (
@@ -47,6 +52,8 @@ MISTAKES = (
         "write them in brackets: `f32[N, 3]`; a scalar is `f32[]`",
         ("input x: f32",),
         any_token=True,
+        place="before",
+        label="none follow",
     ),
     Mistake(
         "E0116",
@@ -67,6 +74,8 @@ MISTAKES = (
         "write `if condition then a else b`; a module that does nothing is `identity`",
         ("y = if a then b", "y = f(if a then b)"),
         any_token=True,
+        place="before",
+        label="none follows",
     ),
     Mistake(
         "E0117",
@@ -214,6 +223,8 @@ MISTAKES = (
         "what takes parameters is a `def`",
         "write `def name(…) = …`",
         ("let f(c) = a", "share f(c) = a"),
+        place="statement",
+        label="this takes none",
     ),
     Mistake(
         "E0127",
@@ -221,6 +232,8 @@ MISTAKES = (
         "write `y = …` for an output, `let y = …` for a value, `def f(…) = …` for a module with parameters",
         ("f(c)", "f(c) = a", "x -> f", "x + y", "x"),
         any_token=True,
+        place="statement",
+        label="no name is bound here",
     ),
     Mistake(
         "E0101",

@@ -274,15 +274,18 @@ class Shared(Module):
         self.uses += 1
         module = self.module
         scope = self.scope.share(path, weights, single=isinstance(module, OpCall))
-        if isinstance(module, Scoped):
-            return module.apply_in(scope, e, inputs, at, span)
-        return e.apply(module, inputs, at.named(scope), span)
+        try:
+            if isinstance(module, Scoped):
+                return module.apply_in(scope, e, inputs, at.used(span), span)
+            return e.apply(module, inputs, at.named(scope).used(span), span)
+        except CompileError as error:
+            raise seen_from(error, span) from None
 
     def paths(self) -> tuple[str, str]:
         """The names of the first use, and the one of the weights."""
         if self.path is None:
-            fixed = self.module.bound.name if isinstance(self.module, OpCall) else None
-            self.path = self.scope.node(self.name, fixed, self.span)
+            bound = self.module.bound if isinstance(self.module, OpCall) else OpArguments(None)
+            self.path = self.scope.node(self.name, bound.name, bound.name_span or self.span)
         return self.path
 
     def count(self, c: Counter) -> int:

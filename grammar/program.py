@@ -251,7 +251,7 @@ class Program:
                 self.graph.outputs.append(self.results[name][0])
                 self.graph.output_names.append(name)
             elif self.env.names.get(name) is not POISON:
-                error = fail("E0216", f"output `{name}` is not bound", port.span, help=f"add a line `{name} = …`")
+                error = fail("E0216", f"output `{name}` is not bound", port.name.span, help=f"add a line `{name} = …`")
                 self.e.sink.add(*error.diagnostics)
         if not self.outputs and self.syntax.kind != "library" and not self.e.sink.has_errors:
             self.e.sink.add(*fail("E0216", "the program has no output", self.syntax.span,

@@ -45,7 +45,7 @@ class _Builder:
 
     def __init__(self, e: Elaborator, call: OpCall, operands: list[Value], at: Place) -> None:
         self.e, self.call, self.operands, self.at = e, call, operands, at
-        self.names = at.scope.node(call.op.name, call.bound.name, call.span)
+        self.names = at.scope.node(call.op.name, call.bound.name, call.bound.name_span or call.span)
         self.captures: dict[Value, None] = {}
         self.frames: list[Frame] = []
         self.params: Any = call.bound.params
@@ -177,7 +177,7 @@ def apply_structural(e: Elaborator, call: OpCall, inputs: tuple[Tensor, ...], at
     except _Poisoned:
         return POISON
     except BindError as error:
-        raise diagnosed(error, operands, call.span, at.trace) from None
+        raise diagnosed(error, operands, call.span, at.trace, call.bound.places) from None
     return builder.finish()
 
 
@@ -193,7 +193,7 @@ def _operands(e: Elaborator, call: OpCall, inputs: Sequence[Tensor], at: Place) 
     try:
         walked = Call(params, (xs.type,)).axis(params.axis)
     except BindError as error:
-        raise diagnosed(error, [xs], call.span, at.trace) from None
+        raise diagnosed(error, [xs], call.span, at.trace, call.bound.places) from None
     batch = next((size for i, size in enumerate(xs.type.shape) if i != walked), 1)
     states = call.bound.named_operands["states"]
     return [xs, *[_state(e, s, xs, batch, call.span, at) for s in _states(states)]]

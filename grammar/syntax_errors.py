@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from archc.grammar.machine import STATEMENT_STARTS, Fault, Token
-from archc.grammar.malformed import exact_mistake, mistake_in_state
+from archc.grammar.malformed import Mistake, exact_mistake, mistake_in_state
 from archc.grammar.tables import END, OTHER, load
 from archc.grammar.tree import RESERVED, STATEMENT_WORDS
 from archc.ir.diagnostics import Diagnostic, Note, Span, suggest
@@ -86,7 +86,24 @@ def _like_an_example(fault: Fault) -> Diagnostic | None:
     mistake = exact_mistake(fault)
     if mistake is None or mistake.any_token or stray or next_statement:
         return None
-    return Diagnostic(mistake.code, mistake.message, fault.token.span, _found(fault.token), help=mistake.help)
+    return _told(mistake, fault)
+
+
+def _told(mistake: Mistake, fault: Fault) -> Diagnostic:
+    span, label = _place(fault)
+    if mistake.place == "statement" and fault.statement is not None:
+        span, label = fault.statement.span, mistake.label
+    elif mistake.place == "before" and fault.previous is not None:
+        span, label = fault.previous.span, mistake.label
+    return Diagnostic(mistake.code, mistake.message, span, label, help=mistake.help)
+
+
+def _place(fault: Fault) -> tuple[Span, str]:
+    """Where something else was expected, and what is there: before the end of a line, if the next statement follows."""
+    token, before = fault.token, fault.previous
+    if before is not None and token.span.line > before.span.end_line and (fault.begins_statement or token.kind == END):
+        return before.span, f"{_described(token)} follows"
+    return token.span, _found(token)
 
 
 def _brackets(fault: Fault) -> Diagnostic | None:
@@ -169,7 +186,7 @@ def _in_a_known_state(fault: Fault) -> Diagnostic | None:
     mistake = mistake_in_state(fault)
     if mistake is None:
         return None
-    return Diagnostic(mistake.code, mistake.message, fault.token.span, _found(fault.token), help=mistake.help)
+    return _told(mistake, fault)
 
 
 def _reserved(fault: Fault) -> Diagnostic | None:
@@ -180,8 +197,8 @@ def _reserved(fault: Fault) -> Diagnostic | None:
 
 
 def _unexpected(fault: Fault, help: str | None = None) -> Diagnostic:
-    needed = _needed(fault)
-    return Diagnostic("E0101", f"expected {needed}", fault.token.span, _found(fault.token), help=help)
+    span, label = _place(fault)
+    return Diagnostic("E0101", f"expected {_needed(fault)}", span, label, help=help)
 
 
 def _needed(fault: Fault) -> str:

@@ -24,6 +24,14 @@ class Span:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def __contains__(self, other: Span) -> bool:
+        """Does `other` lie within this stretch?"""
+        return (
+            self.file == other.file
+            and (self.line, self.column) <= (other.line, other.column)
+            and (other.end_line, other.end_column) <= (self.end_line, self.end_column)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

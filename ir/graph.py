@@ -143,8 +143,10 @@ class Graph:
         captures: Sequence[Value] = (),
         span: Span | None = None,
         trace: Sequence[Span] = (),
+        places: Mapping[str, Span] | None = None,
     ) -> Node:
-        """Append a node. Weights that `weights` does not give are made, named `name.role`.
+        """Append a node. Weights that `weights` does not give are made, named `name.role`. `places` are those of the
+        call's arguments by parameter, for mistakes.
 
         Raises: CompileError when the op cannot be applied to these inputs.
         """
@@ -153,7 +155,7 @@ class Graph:
         try:
             bound = bind(op, call)
         except BindError as e:
-            raise diagnosed(e, inputs, span, trace) from None
+            raise diagnosed(e, inputs, span, trace, places or {}) from None
         node = Node(op, params, (), (), bound, name or op.name, {}, tuple(regions), len(captures), span, tuple(trace))
         given = weights or {}
         for role, spec in bound.weights.items():
@@ -167,6 +169,7 @@ class Graph:
                     f"`{op.name}` needs a {role} of shape {spec.type}",
                     span,
                     label=f"`{parameter.name}` is {parameter.type}",
+                    notes=[Note("used here", place) for place in trace],
                 )
             node.weights[role] = parameter
         node.outputs = tuple(
@@ -278,9 +281,18 @@ def _symbols(dim: Any) -> Iterable[str]:
     return symbols(dim)
 
 
-def diagnosed(e: BindError, inputs: Sequence[Value], span: Span | None, trace: Sequence[Span]) -> Exception:
-    """A mistake of operands with the places where they come from, and the uses of definitions that led there."""
-    places = {v.span: v for i, v in enumerate(inputs) if i in e.operands and v.span is not None and v.span != span}
-    notes = [Note(f"{v.type} comes from here", place) for place, v in places.items()]
-    notes += [Note("used here", place) for place in trace]
-    return fail(e.code, e.message, span, label=e.label, notes=notes, help=e.help)
+def diagnosed(
+    e: BindError, inputs: Sequence[Value], span: Span | None, trace: Sequence[Span], places: Mapping[str, Span]
+) -> Exception:
+    """A mistake of a call with its place (the argument at fault, or else the call), the places where operands come
+    from, and the uses of definitions that led there."""
+    blamed = e.blame.span if isinstance(e.blame, Graph) else places.get(e.blame or "")
+    place = blamed or span
+    origins = {v.span: v for i, v in enumerate(inputs) if i in e.operands and v.span is not None and v.span != span}
+    notes = [Note(f"{v.type} comes from here", origin) for origin, v in origins.items()]
+    for region in e.regions:
+        notes.append(Note(f"`{region.name}` returns {' and '.join(str(v.type) for v in region.outputs)}", region.span))
+    if place is not None and span is not None and place not in span:
+        notes.append(Note("of this call", span))
+    notes += [Note("used here", use) for use in trace]
+    return fail(e.code, e.message, place, label=e.label, notes=notes, help=e.help)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from archc.ir import dims as d
+from archc.ir.diagnostics import suggest
 from archc.ir.dims import Dim
-from archc.ir.init import ONES, ZEROS, Init, parse_init
+from archc.ir.init import INIT_NAMES, ONES, ZEROS, Init, parse_init
 from archc.ir.signature import Axis, Letter, Product, Rest, Signature, Size, Sum, Tensor, atoms, parse_signature
 from archc.ir.types import FLOATS, INTEGERS, TensorType
 
@@ -35,14 +36,24 @@ P = TypeVar("P", bound=Params)
 class BindError(Exception):
     """An op cannot be applied to these operands; `Graph.add` turns it into a diagnostic with places.
 
-    `operands` are the indices of the operands to point at.
+    `blame` is the argument of the call that is at fault, where one is: a parameter by its name, or a region. `operands`
+    are the indices of the operands to point at besides, `regions` the regions.
     """
 
     def __init__(
-        self, code: str, message: str, *, label: str = "", operands: Sequence[int] = (), help: str | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        label: str = "",
+        blame: str | Graph | None = None,
+        operands: Sequence[int] = (),
+        regions: Sequence[Graph] = (),
+        help: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.code, self.message, self.label, self.operands, self.help = code, message, label, tuple(operands), help
+        self.code, self.message, self.label, self.help = code, message, label, help
+        self.blame, self.operands, self.regions = blame, tuple(operands), tuple(regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +69,9 @@ class Call(Generic[P]):
         """The rank of the first operand."""
         return self.types[0].rank
 
-    def axis(self, axis: int, operand: int = 0, *, extra: int = 0) -> int:
+    def axis(self, axis: int, operand: int = 0, *, extra: int = 0, blame: str = "axis") -> int:
         """`axis` of an operand counted from 0. `extra=1` allows one position past the last, as `stack` wants it.
+        `blame` is the parameter that says which axis.
 
         Raises: BindError (E0306) when there is no such axis.
         """
@@ -69,19 +81,21 @@ class Call(Generic[P]):
                 "E0306",
                 f"axis {axis} is out of range",
                 label=f"{self.types[operand]} has rank {self.types[operand].rank}",
+                blame=blame,
                 operands=[operand],
                 help=f"axes count from 0, the batch axis included: {-rank} … {rank - 1}",
             )
         return axis % rank
 
-    def axes(self, axes: int | Sequence[int] | None, operand: int = 0) -> tuple[int, ...]:
+    def axes(self, axes: int | Sequence[int] | None, operand: int = 0, *, blame: str = "axis") -> tuple[int, ...]:
         """Several axes, sorted; None means all."""
         if axes is None:
             return tuple(range(self.types[operand].rank))
         wanted = (axes,) if isinstance(axes, int) else axes
-        found = sorted({self.axis(a, operand) for a in wanted})
+        found = sorted({self.axis(a, operand, blame=blame) for a in wanted})
         if len(found) != len(wanted):
-            raise BindError("E0306", "an axis is named twice", label=str(tuple(wanted)))
+            named = f"[{', '.join(map(str, wanted))}] of {self.types[operand]}"
+            raise BindError("E0306", "an axis is named twice", label=named, blame=blame)
         return tuple(found)
 
 
@@ -267,7 +281,15 @@ def _weights(
         if override is not None:
             chosen = parse_init(override, shape)
             if chosen is None:
-                raise BindError("E0309", f"unknown initialiser `{override}`", help="see `archc ops` for the names")
+                close = suggest(override.partition("(")[0], [name.partition("(")[0] for name in INIT_NAMES])
+                named = [name for name in INIT_NAMES if name.partition("(")[0] == close] or INIT_NAMES
+                raise BindError(
+                    "E0309",
+                    f"`init` of `{op.name}` needs an initialiser, for a weight of shape {list(shape)}",
+                    label=f'found "{override}"',
+                    blame="init",
+                    help=f"there {'is' if close else 'are'} {', '.join(named)}",
+                )
             init = chosen
         specs[tensor.name] = WeightSpec(TensorType(shape, matcher.dtype(tensor)), init, rule.trainable, rule.tied)
     return specs
@@ -370,6 +392,7 @@ class _Matcher:
                 "E0301",
                 f"`{self.op}` needs size {_show(known)} for axis `{name}`",
                 label=f"found {_show(size)} in {self.call.types[index]}",
+                blame=name,
                 operands=[index],
             )
         one, two = self.call.types[first], self.call.types[index]
@@ -408,11 +431,14 @@ class _Matcher:
         if unknown and rest is not None:
             return self._solve(index, unknown[0], rest)
         if unknown or joined != size:
-            verb = "divisible by" if unknown else "equal to"
+            names = [p.name for p in parts if isinstance(p, Letter) and hasattr(self.call.params, p.name)]
+            sign = " * " if isinstance(axis, Product) else " + "
+            told = f" (`{sign.join(names)}`)" if names else ""
             raise BindError(
                 "E0305" if unknown else "E0301",
-                f"`{self.op}` needs axis `{axis}` {verb} {_show(joined)}",
+                f"`{self.op}` needs an axis {'divisible by' if unknown else 'of size'} {_show(joined)}{told}",
                 label=f"found {_show(size)} in {self.call.types[index]}",
+                blame=names[0] if names else None,
                 operands=[index],
             )
         return True

@@ -49,14 +49,16 @@ class RopeParams(Params):
     interleaved: bool = False
 
 
-def _even(op: str, size: Dim) -> int:
+def _even(size: Dim, of: str, label: str, blame: str | None = None) -> int:
+    """Rotary positions turn pairs of channels."""
     if not isinstance(size, int) or size % 2:
-        raise BindError("E0311", f"`{op}` needs an even number of channels", label=f"found {size}", operands=[0])
+        message = f"{of} needs an even number of channels"
+        raise BindError("E0311", message, label=label, blame=blame, operands=[0])
     return size
 
 
 def _check_rope(call: Call[RopeParams], dims: Dims) -> None:
-    _even("rope", call.types[0].shape[-1])
+    _even(call.types[0].shape[-1], "`rope`", f"found {call.types[0]}")
 
 
 def _frequencies(channels: int, base: float) -> tuple[float, ...]:
@@ -79,7 +81,7 @@ def _cast(b: GraphBuilder, x: Value, dtype: str) -> Value:
 def _decompose_rope(b: GraphBuilder, node: Node) -> Sequence[Value]:
     (x,), p = node.operands, node.call.params
     *batch, length, channels = x.type.shape
-    half = _even("rope", channels) // 2
+    half = _even(channels, "`rope`", f"found {channels}") // 2
     angles = _angles(b, length, 2 * half, p.base, x.type.dtype)
     cos, sin = (_cast(b, b(op, angles), x.type.dtype) for op in (COS, SIN))
     if p.interleaved:
@@ -144,7 +146,7 @@ def _positions_line(call: Call[PositionsParams]) -> str:
 def _check_positions(call: Call[PositionsParams], dims: Dims) -> None:
     p, (x,) = call.params, call.types
     if p.kind == "sinusoidal":
-        _even("positions", x.shape[-1])
+        _even(x.shape[-1], '`positions(kind = "sinusoidal")`', f"found {x}", "kind")
     elif p.length is not None:
         length = x.shape[-2]
         if call.rank == 4 or (isinstance(length, int) and length > p.length):
@@ -152,6 +154,7 @@ def _check_positions(call: Call[PositionsParams], dims: Dims) -> None:
                 "E0311",
                 "`positions(length = …)` needs tokens `[N, T, C]`, at most `length` of them",
                 label=f"found {x} with length = {p.length}",
+                blame="length",
                 operands=[0],
             )
 
@@ -169,7 +172,7 @@ def _decompose_positions(b: GraphBuilder, node: Node) -> Sequence[Value]:
                 table = b(INDEX_SELECT, table, index, axis=0)
         return [b(ADD, x, table)]
     length, channels = x.type.shape[-2:]
-    half = _even("positions", channels) // 2
+    half = _even(channels, "`positions`", f"found {channels}") // 2
     angles = _angles(b, length, 2 * half, p.base, x.type.dtype)
     parts = [b(RESHAPE, b(op, angles), shape=(length, half, 1)) for op in (SIN, COS)]
     table = b(RESHAPE, b(CONCAT, *parts, axis=2), shape=(length, channels))
@@ -364,7 +367,10 @@ def _attention_sizes(call: Call[AttentionParams], dims: Dims) -> Dims:
     kv = p.kv_heads or p.heads
     if p.heads % kv:
         raise BindError(
-            "E0305", f"`attention` needs heads divisible by kv_heads = {kv}", label=f"found heads = {p.heads}"
+            "E0305",
+            f"`attention` needs heads divisible by kv_heads = {kv}",
+            label=f"found heads = {p.heads}",
+            blame="kv_heads",
         )
     width = p.head_dim or exact_div(channels, p.heads)
     if width is None:
@@ -372,11 +378,13 @@ def _attention_sizes(call: Call[AttentionParams], dims: Dims) -> Dims:
             "E0305",
             f"`attention` needs channels divisible by heads = {p.heads}",
             label=f"found {channels} in {call.types[0]}",
+            blame="heads",
             operands=[0],
             help="choose other heads, or give `head_dim`",
         )
     if p.positions == "rope":
-        _even("attention with rope", width)
+        blame = "head_dim" if p.head_dim else "heads"
+        _even(width, '`attention(positions = "rope")`', f"each of {p.heads} heads has {width}", blame)
     return {"kv": kv, "r": p.heads // kv, "d": width, "e": width, "o": p.out or channels}
 
 

@@ -134,6 +134,7 @@ def trained(op: str) -> Callable[[Call[Any], Dims], None]:
                 "E0304",
                 f"`{op}` is trained, so it needs a float dtype",
                 label=f"found {call.params.dtype}",
+                blame="dtype",
                 help="`buffer` holds numbers that are not trained",
             )
 

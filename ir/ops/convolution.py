@@ -53,7 +53,9 @@ def per_axis(value: int | tuple[int, ...], rank: int, what: str) -> tuple[int, .
     if isinstance(value, int):
         return (value,) * rank
     if len(value) != rank:
-        raise BindError("E0302", f"`{what}` needs {rank} numbers, one for each spatial axis", label=f"found {value}")
+        raise BindError(
+            "E0302", f"`{what}` needs {rank} numbers, one for each spatial axis", label=f"found {value}", blame=what
+        )
     return value
 
 
@@ -97,6 +99,7 @@ def window(size: Dim, kernel: int, stride: int, dilation: int, pads: tuple[int, 
             "E0308",
             "a window larger than the axis leaves nothing of it",
             label=f"an axis of size {size}, {sum(pads)} of padding, a window of {dilation * (kernel - 1) + 1}",
+            blame="kernel",
             operands=[0],
             help="use a smaller kernel, padding, or fewer strides before",
         )
@@ -173,6 +176,7 @@ def _conv_transpose_sizes(call: Call[ConvTransposeParams], dims: Dims) -> Dims:
                 "E0311",
                 "`output_padding` of `conv_transpose` must be smaller than the stride or the dilation",
                 label=f"found {extra} with stride {stride} and dilation {dilation}",
+                blame="output_padding",
             )
     return {
         "o": call.params.out // call.params.groups,
@@ -288,6 +292,7 @@ def _col2im_sizes(call: Call[Col2imParams], dims: Dims) -> Dims:
             "E0311",
             "`col2im` needs a square number of rows, or the image's height",
             label=f"found {rows} rows in {call.types[0]}",
+            blame="h",
             operands=[0],
             help="say `col2im(h = …)`",
         )

@@ -218,6 +218,7 @@ def _whole_bounds(call: Call[ClampParams], dims: Dims) -> None:
             "E0304",
             "`clamp` of integers needs whole bounds",
             label=f"{call.types[0]} with {', '.join(f'{b:g}' for b in bounds)}",
+            blame="min" if call.params.min in [b for b in bounds if not b.is_integer()] else "max",
             operands=[0],
             help='convert it: `-> cast("f32")`',
         )

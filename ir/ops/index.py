@@ -77,6 +77,7 @@ def _enough(call: Call[TopKParams], dims: Dims) -> None:
             "E0312",
             f"`top_k` needs at least {call.params.k} elements on axis {call.params.axis}",
             label=f"found {size} in {call.types[0]}",
+            blame="k",
             operands=[0],
         )
 

@@ -63,6 +63,7 @@ def split_sizes(call: Call[SplitParams]) -> tuple[Dim, ...]:
                 "E0305",
                 f"`split` needs axis {call.params.axis} divisible by {parts}",
                 label=f"found {size} in {call.types[0]}",
+                blame="parts",
                 operands=[0],
                 help="a list gives the parts' sizes: `split([1, 2], axis = 1)`",
             )
@@ -72,6 +73,7 @@ def split_sizes(call: Call[SplitParams]) -> tuple[Dim, ...]:
             "E0301",
             f"`split` needs sizes that add up to {size}",
             label=f"{' + '.join(map(str, parts)) or 'none'} is {total(parts)}",
+            blame="parts",
             operands=[0],
         )
     return parts
@@ -120,13 +122,14 @@ def slice_bounds(call: Call[SliceParams]) -> tuple[Dim, Dim]:
     p, size = call.params, call.types[0].shape[call.axis(call.params.axis)]
     start: Dim = p.from_ if p.from_ >= 0 else size + p.from_
     stop: Dim = size if p.to is None else p.to if p.to >= 0 else size + p.to
-    for later, earlier in ((start, 0), (stop, start), (size, stop)):
+    for later, earlier, blame in ((start, 0, "from"), (stop, start, "to"), (size, stop, "to")):
         gap = later - earlier
         if isinstance(gap, int) and gap < 0:
             raise BindError(
                 "E0312",
                 f"`slice` of axis {p.axis} needs bounds within its size {size}",
                 label=f"found from {start} to {stop} in {call.types[0]}",
+                blame=blame if blame == "from" or p.to is not None else "from",
                 operands=[0],
             )
     return start, stop
@@ -182,6 +185,7 @@ def selected(call: Call[SelectParams]) -> Dim:
             "E0312",
             f"`select` of axis {p.axis} needs an index within its size {size}",
             label=f"found {p.index} for {call.types[0]}",
+            blame="index",
             operands=[0],
         )
     return p.index if p.index >= 0 else size + p.index
@@ -222,6 +226,7 @@ def pad_widths(call: Call[PadParams]) -> list[tuple[int, int]]:
             "E0302",
             f"`pad` needs two widths for each padded axis, at most {2 * call.rank} in all",
             label=f"found {len(flat)} for {call.types[0]}",
+            blame="widths",
             operands=[0],
         )
     pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
@@ -253,7 +258,9 @@ def _pad_sizes(call: Call[PadParams], dims: Dims) -> Dims:
 def _pad_check(call: Call[PadParams], dims: Dims) -> None:
     p, (x,) = call.params, call.types
     if x.dtype not in FLOATS and not p.value.is_integer():
-        raise BindError("E0304", f"`pad` of {x.dtype} needs a whole value", label=f"found {p.value:g}", operands=[0])
+        raise BindError(
+            "E0304", f"`pad` of {x.dtype} needs a whole value", label=f"found {p.value:g}", blame="value", operands=[0]
+        )
     if p.mode == "constant":
         return
     padded = len(p.widths) // 2
@@ -271,6 +278,7 @@ def _pad_check(call: Call[PadParams], dims: Dims) -> None:
                 "E0312",
                 f'`pad(mode = "{p.mode}")` by {max(widths)} needs an axis of at least {least}',
                 label=f"found {size} in {x}",
+                blame="widths",
                 operands=[0],
             )
 

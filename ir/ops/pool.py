@@ -44,6 +44,7 @@ def pool_geometry(p: PoolParams, rank: int) -> list[tuple[int, int, int, int]]:
                 "E0311",
                 "a pool's padding can be at most half of its kernel: a window would see padding alone",
                 label=f"padding {padding} with kernel {kernel}",
+                blame="padding",
             )
     return rows
 
@@ -63,7 +64,11 @@ def _windows(op: str, call: Call[PoolParams], size: Dim, kernel: int, stride: in
         return count
     if not isinstance(size, int):
         raise BindError(
-            "E0311", f"`{op}(ceil_mode = true)` needs a fixed size", label=f"found {call.types[0]}", operands=[0]
+            "E0311",
+            f"`{op}(ceil_mode = true)` needs a fixed size",
+            label=f"found {call.types[0]}",
+            blame="ceil_mode",
+            operands=[0],
         )
     count = window(size + stride - 1, kernel, stride, dilation, (pad, pad))
     assert isinstance(count, int)
@@ -118,6 +123,7 @@ def _adaptive_sizes(call: Call[AdaptiveAvgPoolParams], dims: Dims) -> Dims:
                 "E0311",
                 "`adaptive_avg_pool` needs a fixed size, or a result of size 1",
                 label=f"found {old} in {call.types[0]}",
+                blame="size",
                 operands=[0],
             )
     return {"window": sizes}

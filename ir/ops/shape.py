@@ -126,7 +126,8 @@ def full_shape(call: Call[ReshapeParams]) -> tuple[Dim, ...]:
     """
     (x,), shape = call.types, call.params.shape
     if shape.count(-1) > 1:
-        raise BindError("E0301", "a reshape infers one size only", label=f"{_list(shape)} has several -1")
+        label = f"{_list(shape)} has several -1"
+        raise BindError("E0301", "a reshape infers one size only", label=label, blame="shape")
     known = product(s for s in shape if s != -1)
     if -1 in shape:
         rest = exact_div(x.size, known)
@@ -135,6 +136,7 @@ def full_shape(call: Call[ReshapeParams]) -> tuple[Dim, ...]:
                 "E0305",
                 f"`reshape` needs a number of elements divisible by {known}",
                 label=f"{x} has {x.size}",
+                blame="shape",
                 operands=[0],
             )
         return tuple(rest if s == -1 else s for s in shape)
@@ -143,6 +145,7 @@ def full_shape(call: Call[ReshapeParams]) -> tuple[Dim, ...]:
             "E0301",
             f"`reshape` to {_list(shape)} needs {known} elements",
             label=f"{x} has {x.size}",
+            blame="shape",
             operands=[0],
             help="one size may be -1: it is what remains",
         )
@@ -191,9 +194,10 @@ class FlattenParams(Params):
 
 def _flatten_line(call: Call[FlattenParams]) -> str:
     letters = axis_letters(call.rank)
-    first, last = call.axis(call.params.from_), call.axis(call.params.to)
+    first, last = call.axis(call.params.from_, blame="from"), call.axis(call.params.to, blame="to")
     if first > last:
-        raise BindError("E0306", "`flatten` needs `from` not behind `to`", label=f"found {first} and {last}")
+        label = f"found {first} and {last}"
+        raise BindError("E0306", "`flatten` needs `from` not behind `to`", label=label, blame="from")
     merged = [*letters[:first], ".".join(letters[first : last + 1]), *letters[last + 1 :]]
     return f"x[{', '.join(letters)}] -> [{', '.join(merged)}]"
 
@@ -224,7 +228,8 @@ def _unflatten_line(call: Call[UnflattenParams]) -> str:
     axis = call.axis(call.params.axis)
     sizes, size = call.params.sizes, call.types[0].shape[axis]
     if sizes.count(-1) > 1:
-        raise BindError("E0301", "`unflatten` infers one size only", label=f"{_list(sizes)} has several -1")
+        label = f"{_list(sizes)} has several -1"
+        raise BindError("E0301", "`unflatten` infers one size only", label=label, blame="sizes")
     known = product(s for s in sizes if s != -1)
     if exact_div(size, known) is None or (-1 not in sizes and size != known):
         verb, code = ("divisible by", "E0305") if -1 in sizes else ("of size", "E0301")
@@ -232,6 +237,7 @@ def _unflatten_line(call: Call[UnflattenParams]) -> str:
             code,
             f"`unflatten` to {_list(sizes)} needs axis {call.params.axis} {verb} {known}",
             label=f"found {size} in {call.types[0]}",
+            blame="sizes",
             operands=[0],
         )
     parts = [f"u{i}" for i in range(len(sizes))]
@@ -266,10 +272,11 @@ def _permute_line(call: Call[PermuteParams]) -> str:
             "E0306",
             f"`permute` needs each of the {call.rank} axes once",
             label=f"{_list(call.params.order)} for {call.types[0]}",
+            blame="order",
             operands=[0],
         )
-    order = [call.axis(a) for a in call.params.order]
-    call.axes(call.params.order)
+    order = [call.axis(a, blame="order") for a in call.params.order]
+    call.axes(call.params.order, blame="order")
     return f"x[{', '.join(letters)}] -> [{', '.join(letters[a] for a in order)}]"
 
 
@@ -300,13 +307,13 @@ def swapped(rank: int, a: int, b: int) -> list[int]:
 
 def _transpose_line(call: Call[TransposeParams]) -> str:
     letters = axis_letters(call.rank)
-    order = swapped(call.rank, call.axis(call.params.a), call.axis(call.params.b))
+    order = swapped(call.rank, call.axis(call.params.a, blame="a"), call.axis(call.params.b, blame="b"))
     return f"x[{', '.join(letters)}] -> [{', '.join(letters[a] for a in order)}]"
 
 
 def _as_permute(b: GraphBuilder, node: Node) -> Sequence[Value]:
     call: Call[TransposeParams] = node.call
-    order = swapped(call.rank, call.axis(call.params.a), call.axis(call.params.b))
+    order = swapped(call.rank, call.axis(call.params.a, blame="a"), call.axis(call.params.b, blame="b"))
     return [b(PERMUTE, node.inputs[0], order=tuple(order))]
 
 
@@ -339,6 +346,7 @@ def _expanded(call: Call[ExpandParams]) -> tuple[str, dict[str, Dim]]:
             "E0302",
             "`expand` needs a size for each axis; -1 keeps one that is there",
             label=f"{x} to {_list(shape)}",
+            blame="shape",
             operands=[0],
         )
     letters = axis_letters(len(shape))
@@ -355,6 +363,7 @@ def _expanded(call: Call[ExpandParams]) -> tuple[str, dict[str, Dim]]:
                 "E0301",
                 f"`expand` needs size 1 or {size} on axis {i - new}",
                 label=f"found {own} in {x}",
+                blame="shape",
                 operands=[0],
             )
     return f"x[{', '.join(before)}] -> [{', '.join(after)}]", sizes

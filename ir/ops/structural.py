@@ -40,19 +40,24 @@ def results(op: str, region: Graph, count: int = 1) -> list[TensorType]:
     if len(found) != count:
         raise BindError(
             "E0315",
-            f"`{op}` needs a {region.name} that returns {count} tensor{'s' * (count != 1)}",
+            f"`{region.name}` of `{op}` needs to return {count} tensor{'s' * (count != 1)}",
             label=f"it returns {len(found)}",
+            blame=region,
         )
     return found
 
 
-def _same(op: str, region: Graph, needed: TensorType, found: TensorType) -> None:
+def _same(op: str, region: Graph, needed: TensorType, model: Graph | None = None) -> None:
+    """Demand that `region` returns a tensor of type `needed`: what `model` returns, where that is given."""
+    (found,) = results(op, region)
     if needed != found:
         raise BindError(
             "E0315",
-            f"`{op}` needs a {region.name} that returns {needed}",
+            f"`{region.name}` of `{op}` needs to return {needed}" + (f", as `{model.name}` does" if model else ""),
             label=f"it returns {found}",
-            operands=[0],
+            blame=region,
+            regions=[model] if model else [],
+            operands=[] if model else [0],
         )
 
 
@@ -114,18 +119,22 @@ def _check_moe(call: Call[MoeParams]) -> None:
     if x.rank < 2 or logits.dtype not in FLOATS or logits.shape != (*lead, len(experts)):
         raise BindError(
             "E0315",
-            f"the router of `moe` should return one logit for each of the {len(experts)} experts: "
+            f"`router` of `moe` needs to return one logit for each of the {len(experts)} experts: "
             f"[{', '.join(map(str, (*lead, len(experts))))}]",
             label=f"it returns {logits}",
+            blame=router,
             operands=[0],
         )
     if call.params.top_k > len(experts):
         raise BindError(
-            "E0311", f"`moe` has {len(experts)} experts", label=f"top_k = {call.params.top_k} is more than that"
+            "E0311",
+            f"`top_k` of `moe` needs to be at most {len(experts)}, the number of experts",
+            label=f"found top_k = {call.params.top_k}",
+            blame="top_k",
         )
     made = results("moe", experts[0])[0]
     for expert in (*experts, *([shared] if shared else [])):
-        _same("moe", expert, _rows_as(made, expert), results("moe", expert)[0])
+        _same("moe", expert, _rows_as(made, expert), experts[0])
 
 
 def _rows_as(made: TensorType, region: Graph) -> TensorType:
@@ -202,8 +211,9 @@ def _skip_line(call: Call[SkipParams]) -> str:
     if not by_token and (g.shape[:1] != x.shape[:1] or not set(g.shape[1:]) <= {1}):
         raise BindError(
             "E0315",
-            "the gate of `skip` should return one number for each sample, [N, 1], or each token, [N, T, 1]",
+            "`gate` of `skip` needs to return one number for each sample, [N, 1], or each token, [N, T, 1]",
             label=f"it returns {g} for {x}",
+            blame=gate,
             operands=[0],
         )
     if call.params.budget is not None and not by_token:
@@ -211,10 +221,11 @@ def _skip_line(call: Call[SkipParams]) -> str:
             "E0311",
             "a budget of `skip` is a share of tokens",
             label=f"the gate speaks of each sample: it returns {g}",
+            blame=gate,
             operands=[0],
             help="let the gate keep the token axis: `gate = linear(1) -> sigmoid`",
         )
-    _same("skip", body, body.inputs[0].type, results("skip", body)[0])
+    _same("skip", body, body.inputs[0].type)
     if call.params.budget is not None:
         letters[1] += "!"  # which tokens are neighbours in the body depends on their order
     return f"{_tensor('x', x, letters)} -> {_tensor('', x, letters)}"
@@ -282,11 +293,20 @@ def _exit_line(call: Call[ExitParams]) -> str:
     if made.rank != 2 or made.shape[0] != x.shape[0] or made.dtype not in FLOATS:
         raise BindError(
             "E0315",
-            "the head of `exit` should return logits for each sample: [N, classes]",
+            "`head` of `exit` needs to return logits for each sample: [N, classes]",
             label=f"it returns {made}",
+            blame=head,
             operands=[0],
         )
-    _same("exit", rest, _rows_as(made, rest), results("exit", rest)[0])
+    (last,) = results("exit", rest)
+    if last != _rows_as(made, rest):
+        raise BindError(
+            "E0315",
+            "`head` and `rest` of `exit` need to return the same logits",
+            label=f"`head` returns {made}",
+            blame=head,
+            regions=[rest],
+        )
     return f"{_tensor('x', x, _axes('x', x.rank))} -> {_tensor('', made, ['x0', 'classes'])}"
 
 
@@ -357,17 +377,22 @@ def _scan_tensors(
 def _scan_line(call: Call[ScanParams]) -> str:
     (cell,), axis = call.regions, call.axis(call.params.axis)
     made, *carried = results("scan", cell, len(call.types))
-    for state, returned in zip(call.types[1:], carried, strict=True):
+    for i, (state, returned) in enumerate(zip(call.types[1:], carried, strict=True), 1):
         if state != returned:
             raise BindError(
                 "E0315",
-                f"the cell of `scan` should return a state of its own type {state}",
+                f"`cell` of `scan` needs to return each state as it came: state {i} as {state}",
                 label=f"it returns {returned}",
-                operands=range(len(call.types)),
+                blame=cell,
+                operands=[i],
             )
     if axis > made.rank:
         raise BindError(
-            "E0306", f"`scan` cannot stack results along axis {axis}", label=f"each of them is {made}", operands=[0]
+            "E0306",
+            f"`scan` cannot stack results along axis {axis}",
+            label=f"each of them is {made}",
+            blame="axis",
+            operands=[0],
         )
     step, states, result = _scan_axes(call)
     return _scan_tensors(call, made, _walked(step, axis), states, _walked(result, axis))
