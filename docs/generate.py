@@ -1,5 +1,6 @@
 """Write the pages that are derived: docs/reference.md from the registry of operators, docs/errors.md from the pages of
-the diagnostics, docs/library.md from the standard library, docs/training.md from the schemas of tasks and recipe.
+the diagnostics, docs/library.md from the standard library, docs/training.md from the schemas of tasks and recipe, and
+on the pages of the diagnostics, below each bad program, what `archc check` says about it.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit 1 when one is not current
@@ -9,11 +10,14 @@ To change them, change the declarations: ir/ops/, ir/errors/, grammar/std/, back
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import BaseModel
@@ -23,6 +27,7 @@ from archc.backends.torch.training import datasets
 from archc.backends.torch.training.images import IMAGES
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.text import TEXT
+from archc.cli.main import run
 from archc.grammar.calls import in_words
 from archc.grammar.imports import standard_files
 from archc.grammar.op_page import op_page
@@ -31,6 +36,7 @@ from archc.ir.explain import codes, page
 from archc.ir.op import REGISTRY, OpDef
 
 DOCS = Path(__file__).parent
+ERRORS = DOCS.parent / "ir/errors"
 FAMILIES = {
     "linear": "Linear maps",
     "convolution": "Convolution",
@@ -250,19 +256,42 @@ def _options(record: type[BaseModel]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def told_about(program: str) -> str:
+    """What `archc check` prints about a program."""
+    said = io.StringIO()
+    with TemporaryDirectory() as folder, chdir(folder), redirect_stderr(said):
+        Path("net.arch").write_text(program, encoding="utf-8")
+        run(["check", "net.arch"])
+    return said.getvalue()
+
+
+def with_messages(text: str) -> str:
+    """The page of a diagnostic with the message below each of its bad programs."""
+    head, bad, rest = text.partition("\n## Bad\n")
+    shown, good, rest = rest.partition("\n## Good\n")
+    shown = PROGRAM.sub(lambda m: f"{m[1]}\n```text\n$ archc check net.arch\n{told_about(m[2])}```\n", shown)
+    return head + bad + shown + good + rest
+
+
+PROGRAM = re.compile(
+    r"(^```arch\n(.*?)^```\n)(?:\n```text\n\$ archc check net\.arch\n.*?^```\n)?", re.DOTALL | re.MULTILINE
+)
 PAGES = {"reference.md": reference, "errors.md": errors, "library.md": library, "training.md": tasks}
 
 
 def main(arguments: list[str]) -> int:
     stale = []
-    for name, text in PAGES.items():
-        path, wanted = DOCS / name, text()
+    wanted_texts = {DOCS / name: text() for name, text in PAGES.items()}
+    for path in sorted(ERRORS.glob("E*.md")):
+        wanted_texts[path] = with_messages(path.read_text(encoding="utf-8"))
+    for path, wanted in wanted_texts.items():
+        name = path.relative_to(DOCS.parent).as_posix()
         if path.is_file() and path.read_text(encoding="utf-8") == wanted:
             continue
         stale.append(name)
         if "--check" not in arguments:
             path.write_text(wanted, encoding="utf-8", newline="\n")
-            print(f"wrote docs/{name}")
+            print(f"wrote {name}")
     if "--check" in arguments and stale:
         print(f"not current: {', '.join(stale)}; run `python docs/generate.py`", file=sys.stderr)
         return 1

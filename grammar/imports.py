@@ -13,12 +13,13 @@ from archc.grammar.parser import parse
 from archc.grammar.scope import Env
 from archc.grammar.source import read_source
 from archc.grammar.syntax import Import, Program, String
-from archc.ir.diagnostics import CompileError, Note, fail
+from archc.ir.diagnostics import CompileError, Note, did_you_mean, fail
 
 if TYPE_CHECKING:
     from archc.grammar.limits import Limits
 
 STANDARD = "std/"
+BELOW = "move the file to this folder or below it; the standard library is imported as `\"std/…\"`"
 
 
 @cache
@@ -59,7 +60,7 @@ class Importer:
             if key not in standard_files():
                 names = ", ".join(f'"{name}"' for name in sorted(standard_files()))
                 raise fail("E0001", f"the standard library has no file `{key}`", path.span,
-                           help=f"it has {names}")  # fmt: skip
+                           help=did_you_mean(key, standard_files()) or f"it has {names}")  # fmt: skip
         else:
             key = self._below(path, importing)
         if key in self.chain:
@@ -93,9 +94,9 @@ class Importer:
         outside = "an import stays below the folder of the importing file"
         parts = path.value.split("/")
         if os.path.isabs(path.value) or "\\" in path.value or "\0" in path.value or ".." in parts or not path.value:
-            raise fail("E0010", outside, path.span, label="this path leads elsewhere")
+            raise fail("E0010", outside, path.span, label="this path leads elsewhere", help=BELOW)
         folder = os.path.realpath(os.path.dirname(os.path.abspath(importing)))
         found = os.path.realpath(os.path.join(folder, *parts))
         if os.path.commonpath([folder, found]) != folder:
-            raise fail("E0010", outside, path.span, label="this is a link that leads elsewhere")
+            raise fail("E0010", outside, path.span, label="this is a link that leads elsewhere", help=BELOW)
         return found

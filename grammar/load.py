@@ -94,7 +94,7 @@ def _checked(
         program.check(arguments=True)
         if syntax.kind == "space":
             program.e.sink.add(*lint_space(syntax, values))
-    return tuple(program.e.sink.diagnostics)
+    return program.e.sink.in_order()
 
 
 @contextmanager

@@ -319,7 +319,7 @@ def imported(e: Elaborator, item: Import, importing: str, at: Place, importer: I
     for name in item.names:
         if name.text not in found:
             raise fail("E0220", f"`{item.path.value}` has no `{name.text}`", name.span,
-                       help=did_you_mean(name.text, found) or f"it has {', '.join(found) or 'nothing'}")  # fmt: skip
+                       help=close_name(name.text, found) or f"it has {', '.join(found) or 'nothing'}")  # fmt: skip
     return {name.text: found[name.text] for name in item.names}
 
 

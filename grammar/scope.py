@@ -83,7 +83,9 @@ def close_name(name: str, known: Iterable[str]) -> str | None:
     if len(name) == 1 or (close := did_you_mean(name, names)) is not None:
         return close if len(name) > 1 else None
     within = max((k for k in names if len(k) > 3 and k in name), key=len, default=None)
-    return f"did you mean `{within}`?" if within else None
+    longer = [k for k in names if k.startswith(f"{name}_")]
+    found = within or (longer[0] if len(longer) == 1 else None)
+    return f"did you mean `{found}`?" if found else None
 
 
 PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -105,7 +107,8 @@ def check_parameter(formal: Formal, value: Any, span: Span | None, describe: str
         kind = formal.type.text
         if kind not in PARAMETER_TYPES:
             known = ", ".join(f"`{t}`" for t in PARAMETER_TYPES)
-            raise fail("E0211", f"unknown parameter type `{kind}`", formal.type.span, help=f"the types are {known}")
+            help = did_you_mean(kind, PARAMETER_TYPES) or f"the types are {known}"
+            raise fail("E0211", f"unknown parameter type `{kind}`", formal.type.span, help=help)
         if value is None and default is None:
             return
     else:

@@ -130,8 +130,17 @@ class DiagnosticSink:
     def finish(self) -> tuple[Diagnostic, ...]:
         """The warnings; raises `CompileError` with everything gathered when there is an error among them."""
         if self.has_errors:
-            raise CompileError(*self.diagnostics)
-        return tuple(self.diagnostics)
+            raise CompileError(*self.in_order())
+        return self.in_order()
+
+    def in_order(self) -> tuple[Diagnostic, ...]:
+        """What was gathered as one reads the text, file by file; what has no place comes last."""
+        files = list(dict.fromkeys(d.span.file for d in self.diagnostics if d.span is not None))
+
+        def place(d: Diagnostic) -> tuple[int, int, int]:
+            return (files.index(d.span.file), d.span.line, d.span.column) if d.span else (len(files), 0, 0)
+
+        return tuple(sorted(self.diagnostics, key=place))
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import archc
+from archc.cli.main import run
 from archc.grammar.load import check_text, loads
 from archc.ir.diagnostics import CompileError
 from archc.ir.explain import codes, page
@@ -87,3 +89,65 @@ def test_programs_on_a_page(code, heading, text):
         assert errors | warned == {code}
     else:
         assert errors | warned == set()
+
+
+# What stands below a bad program is what the command prints, to the letter
+
+
+def shown(code: str) -> list[tuple[str, str]]:
+    """(program, message) for each bad program of a page that is followed by what `archc check` says about it."""
+    fences = examples(code, "Bad")
+    return [
+        (program, message)
+        for (kind, program), (after, message) in pairwise([*fences, ("", "")])
+        if kind == "arch" and after == "text" and message.startswith(COMMAND)
+    ]
+
+
+COMMAND = "$ archc check net.arch\n"
+SHOWN = [pytest.param(code, *pair, id=f"{code}-{i}") for code in codes() for i, pair in enumerate(shown(code))]
+PLACE = re.compile(r"^(?:error|warning)\[(E\d+)\]: .*\n  --> net\.arch:(\d+):(\d+)\n", re.MULTILINE)
+
+
+def said(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `archc check net.arch` prints about a program; 1 is its exit code when there is an error, 0 else."""
+    monkeypatch.chdir(folder)
+    Path("net.arch").write_text(program, encoding="utf-8")
+    code = run(["check", "net.arch"])
+    caught = capsys.readouterr()
+    assert not caught.out
+    assert code == int("error[" in caught.err)
+    return caught.err
+
+
+@pytest.mark.parametrize(("code", "program", "message"), SHOWN)
+def test_a_page_shows_what_the_command_says(code, program, message, tmp_path, monkeypatch, capsys):
+    assert COMMAND + said(program, tmp_path, monkeypatch, capsys) == message, "run `python docs/generate.py`"
+
+
+@pytest.mark.parametrize(("code", "program", "message"), SHOWN)
+def test_a_message_has_its_code_and_marks_a_place_of_the_program(code, program, message):
+    (place,) = PLACE.findall(message)
+    assert place[0] == code
+    row, column = program.splitlines()[int(place[1]) - 1], int(place[2])
+    source, carets = re.findall(r"^ +\d+ \| (.*)\n +\| ( *\^+)", message, re.MULTILINE)[0]
+    assert source == row
+    assert carets.index("^") + 1 == column
+    assert row[column - 1 : len(carets)].strip() == row[column - 1 : len(carets)] != "", "the carets mark whole words"
+
+
+def test_most_codes_about_programs_have_their_place_shown():
+    families = ("E01", "E02", "E03")
+    without = {c for c in codes() if c.startswith(families)} - {p.values[0] for p in SHOWN}
+    # a package, settings of the command line, an operator of a package, a second file: a text alone shows none of them
+    assert without == {"E0210", "E0214", "E0215", "E0218", "E0219"}
+    assert len({p.values[0] for p in SHOWN}) >= 69
+
+
+def test_a_shifted_place_is_noticed(tmp_path, monkeypatch, capsys):
+    """The control: the mistake one column further right yields another message than the page's."""
+    program, message = shown("E0201")[0]
+    assert COMMAND + said(program, tmp_path, monkeypatch, capsys) == message
+    moved = program.replace("-> linaer", "->  linaer")
+    assert PLACE.findall(said(moved, tmp_path, monkeypatch, capsys)) == [("E0201", "4", "11")]
+    assert PLACE.findall(message) == [("E0201", "4", "10")]

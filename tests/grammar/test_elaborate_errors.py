@@ -86,7 +86,7 @@ def test_several_mistakes_are_found_in_one_run_and_none_because_of_another() -> 
         "let a = x -> linear(-1)\nlet b = a -> linear(8) -> nothing\n"
         "let c = x -> linear(4)\nlet e = c + x\ny = e -> linear(9)"
     )
-    assert places(text) == [("E0201", 5, 27), ("E0205", 4, 21), ("E0301", 7, 9)]
+    assert places(text) == [("E0205", 4, 21), ("E0201", 5, 27), ("E0301", 7, 9)]
 
 
 def test_mistakes_inside_a_function_do_not_stop_its_other_statements() -> None:
