@@ -62,7 +62,7 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
     n = int(anchor.axes[-1].extent)
     rows = product([a.extent for a in anchor.axes[:-1]])
     epilogue = Epilogue(program, out, anchor)
-    height = row_block(as_int(rows), columns, machine.isa)
+    height = row_block(as_int(rows), columns, machine.isa, depth)
     row_blocks = ceil_div(rows, height)
     known = as_int(rows)
     kind = "serial" if known is not None and known * n * depth < _SMALL else "parallel"
@@ -164,10 +164,10 @@ def matmul_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.Pri
     known_rows, known_columns = as_int(rows), as_int(n)
     columns = 2 * machine.isa.lanes if known_columns is None else column_block(known_columns, machine.isa)
     blocks = ceil_div(n, columns)
-    height = row_block(known_rows, columns, machine.isa)
+    a, b = anchor.value.a, anchor.value.b
+    height = row_block(known_rows, columns, machine.isa, _stride(a, row_axis.var))
     row_blocks = ceil_div(rows, height)
     epilogue = Epilogue(program, out, anchor)
-    a, b = anchor.value.a, anchor.value.b
     total = as_int(product([*batch, rows, n, depth]))
     kind = "serial" if total is not None and total < _SMALL else "parallel"
     with out.loop(product([*batch, blocks]), kind, "task") as task:
@@ -217,6 +217,12 @@ def matmul_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.Pri
             else:
                 by_height(out, rows - first, height, tile)
     return program.rewritten(out.finish())
+
+
+def _stride(load: Expr, axis: Expr) -> int | None:
+    """How far apart in memory two elements are whose indices differ by one along `axis`, where that is known."""
+    places = [place for place, at in enumerate(load.indices) if at.same_as(axis)]
+    return as_int(product(load.source.shape[places[0] + 1 :])) if len(places) == 1 else None
 
 
 def _copy_row(out: Emitter, panel: Buffer, k: Expr, columns: int, machine: Machine, read: Any) -> None:
