@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from archc.grammar.limits import DEFAULT, Limits
@@ -15,12 +13,10 @@ from archc.grammar.source import check_text, read_source
 from archc.grammar.syntax import Program
 from archc.grammar.tables import load
 from archc.grammar.tree import TreeBuilder
-from archc.ir.diagnostics import CompileError, Diagnostic, Span
+from archc.ir.diagnostics import CompileError, Diagnostic
 
 MOST_FAULTS = 20
 """Syntax errors reported in one run; more than that is noise."""
-_TOKEN = re.compile(r"""(?:\s|\#[^\n]*+)*+(?:"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|[\w.]++|[-=<>!/]++|.|\Z)""", re.ASCII)
-"""Blanks, comments, and a token, or several signs in a row."""
 
 
 def parse(text: str, file: str = "<text>", limits: Limits = DEFAULT) -> Program:
@@ -43,7 +39,6 @@ def parse(text: str, file: str = "<text>", limits: Limits = DEFAULT) -> Program:
 def parse_with(builder: TreeBuilder, text: str) -> Program:
     """`parse` by a builder of one's own."""
     text = check_text(text, builder.file, builder.limits)
-    _limit_tokens(text, builder.file, builder.limits)
     faults: list[Fault] = []
 
     def keep(fault: Fault) -> bool:
@@ -66,15 +61,6 @@ def parse_with(builder: TreeBuilder, text: str) -> Program:
 def parse_file(path: str | Path, limits: Limits = DEFAULT) -> Program:
     """The syntax tree of a file; raises what `read_source` and `parse` raise."""
     return parse(read_source(path, limits), str(path), limits)
-
-
-def _limit_tokens(text: str, file: str, limits: Limits) -> None:
-    """Raise E0004 for a text that has too many tokens however they are counted: soon, where parsing takes seconds."""
-    if len(text) > limits.tokens and (beyond := next(islice(_TOKEN.finditer(text), limits.tokens, None), None)):
-        before = text[: beyond.end()]
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n") - 1
-        if beyond.end() < len(text):
-            raise limits.exceeded("tokens", limits.tokens + 1, Span(file, line, column, line, column + 1))
 
 
 def _place(diagnostic: Diagnostic) -> tuple[int, int]:
