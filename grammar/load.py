@@ -21,7 +21,7 @@ from typing import Any
 
 from archc.grammar.expressions import MAX_DEPTH
 from archc.grammar.limits import DEFAULT, Limits
-from archc.grammar.parser import parse, parse_file
+from archc.grammar.parser import Malformed, parse, parse_file
 from archc.grammar.program import Program
 from archc.grammar.spaces import lint_space
 from archc.grammar.syntax import Program as Syntax
@@ -83,16 +83,22 @@ def check_text(
 def _checked(
     read: Callable[[], Syntax], values: Mapping[str, Any] | None, dims: Mapping[str, int] | None, limits: Limits
 ) -> tuple[Diagnostic, ...]:
+    wrong: tuple[Diagnostic, ...] = ()
+    lost: frozenset[str] = frozenset()
     try:
         syntax = read()
     except CompileError as error:
-        return error.diagnostics
+        if not isinstance(error, Malformed) or error.rest is None:
+            return error.diagnostics
+        syntax, lost, wrong = error.rest, error.lost, error.diagnostics
     with _room_to_recurse():
         program = Program(syntax, values, dims, limits)
+        program.lost = lost
+        program.e.sink.add(*wrong)
         program.parameters_open = True
         program.e.choices_open = syntax.kind != "arch"
         program.check(arguments=True)
-        if syntax.kind == "space":
+        if syntax.kind == "space" and not wrong:
             program.e.sink.add(*lint_space(syntax, values))
     return program.e.sink.in_order()
 

@@ -73,7 +73,7 @@ class Machine:
         self.builders: list[Any] = [getattr(builder, p.builder) if p.builder else None for p in tables.productions]
 
     def run(self, text: str, file: str, on_fault: Callable[[Fault], bool]) -> Any:
-        """The value of the start rule; None when there was a fault.
+        """The value of the start rule; None when parsing was given up.
 
         `on_fault` is told of each fault and says whether to go on: then the statement is dropped, and parsing resumes
         at the next line that begins a statement no deeper indented. Raises E0004 and E0005.
@@ -90,7 +90,6 @@ class Machine:
         line, line_start = 1, 0
         last_kind, last_word, end_line, end_column = "", "", 1, 1
         tokens = depth = 0
-        failed = False
         matches = self.tables.lexer.finditer(text)
 
         while True:
@@ -120,7 +119,6 @@ class Machine:
                 action = states[state].get(kind)
 
                 if action is None:  # a fault
-                    failed = True
                     kept = 1 if values and type(values[0]) is list else 0  # the statements before this one
                     fresh = len(values) == kept
                     left = column if fresh else starts[kept][1]
@@ -152,7 +150,7 @@ class Machine:
 
                 if action >= 0:  # shift
                     if kind == END:
-                        return None if failed else values[-1]
+                        return values[-1]
                     stack.append(action)
                     values.append(word if make_token is None else make_token(word, match.start()))
                     starts.append((line, column))

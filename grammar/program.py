@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archc.grammar.elaborate import Elaborator
+from archc.grammar.emit import find_op
 from archc.grammar.imports import Importer
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.naming import Scope
@@ -51,6 +52,7 @@ class Program:
         self.outputs: dict[str, tuple[Port, TensorType | Poison]] = {}
         self.requirements: list[Require] = []
         self.parameters_open = False
+        self.lost: frozenset[str] = frozenset()
         self.bound: dict[str, Span] = {}
         self.results: dict[str, tuple[Value, Span]] = {}
 
@@ -66,13 +68,17 @@ class Program:
         return self.graph
 
     def check(self, arguments: bool = False) -> None:
-        """Find mistakes; what is left open (`parameters_open`, `choices_open`) is taken to be right.
+        """Find mistakes; what is left open (`parameters_open`, `choices_open`) is taken to be right. Nothing is said
+        of the names that statements with syntax errors mention (`lost`).
 
         `arguments`: check those of calls in unused definitions, too.
         """
         self._guarded(self._parameters)
         self._declare()
         self._symbols()
+        for name in self.lost:
+            if find_op(name) is None and isinstance(self.env.names.get(name, POISON), Pending | Poison):
+                self.env.names[name] = POISON
         resolver = Resolver(self.syntax, self.env.names, arguments)
         self.e.sink.add(*resolver.run())
         if resolver.recursive:
@@ -191,7 +197,7 @@ class Program:
 
     def _check_dims(self) -> None:
         declared = set(self.frame.symbols)
-        for name in self.dims.keys() - declared:
+        for name in self.dims.keys() - declared - self.lost:
             help = did_you_mean(name, declared)
             self.e.sink.add(*fail("E0215", f"no input has a dimension `{name}`", help=help).diagnostics)
         for name in self.dims:
@@ -205,6 +211,8 @@ class Program:
                 if name.text in self.bound:
                     raise fail("E0202", f"`{name.text}` is bound twice", name.span, label="the second time",
                                notes=[Note("the first time", self.bound[name.text])])  # fmt: skip
+                if name.text in self.lost and name.text not in self.outputs:
+                    continue
                 if name.text not in self.outputs and not isinstance(self.env.look_up(name.text), Poison):
                     self.env.names.setdefault(name.text, POISON)
                     raise fail("E0217", f"`{name.text}` is no output", name.span,
@@ -312,7 +320,7 @@ def imported(e: Elaborator, item: Import, importing: str, at: Place, importer: I
                 e.report(error, at)
         importer.known[key] = syntax, env
     syntax, env = importer.known[key]
-    own = [name.text for inner in syntax.items if not isinstance(inner, Import) for name in declared_names(inner)]
+    own = [name.text for i in syntax.items if not isinstance(i, Import | Port) for name in declared_names(i)]
     found = {name: env.names[name] for name in own if name in env.names}
     if item.names is None:
         return found

@@ -438,7 +438,7 @@ class _Matcher:
                 "E0305" if unknown else "E0301",
                 f"`{self.op}` needs an axis {'divisible by' if unknown else 'of size'} {_show(joined)}{told}",
                 label=f"found {_show(size)} in {self.call.types[index]}",
-                blame=names[0] if names else None,
+                blame=next(iter(names or type(self.call.params).model_fields), None),
                 operands=[index],
             )
         return True
