@@ -165,8 +165,7 @@ class Elaborator(Expressions):
         """Note an error, once for each place and message, with the uses that led to it."""
         for use in at.trace:
             error = seen_from(error, use)
-        known = {(d.code, d.span, d.message) for d in self.sink.diagnostics}
-        self.sink.add(*(with_few_uses(d) for d in error.diagnostics if (d.code, d.span, d.message) not in known))
+        self.sink.add(*(with_few_uses(d) for d in error.diagnostics))
 
     def let(self, statement: Let, env: Env, at: Place) -> None:
         inside = at.named(at.scope.statement(statement.names[0].text))

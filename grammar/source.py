@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 
 from archc.grammar.limits import DEFAULT, Limits
-from archc.ir.diagnostics import Span, fail
+from archc.ir.diagnostics import HIDDEN, Span, fail
 
-# Control characters, line separators that editors count as lines and we do not, and the marks that reorder text on
-# screen so that it reads otherwise than it is ("Trojan Source", Boucher and Anderson 2021).
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 _NAMES = {"\x00": "a NUL character", "\ufeff": "a byte order mark inside the text"}
 _NAMES |= dict.fromkeys("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "a reordering mark")
 
@@ -63,7 +59,7 @@ def check_text(text: str, file: str, limits: Limits = DEFAULT) -> str:
     if len(text) > limits.file_bytes:
         raise limits.exceeded("file_bytes", len(text), Span(file, 1, 1, 1, 1))
     text = clean_lines(text)
-    hidden = _HIDDEN.search(text)
+    hidden = HIDDEN.search(text)
     if hidden is not None:
         character = hidden[0]
         raise fail(

@@ -14,7 +14,7 @@ from typing import Any
 
 from archc.grammar import syntax as s
 from archc.grammar.limits import Limits
-from archc.ir.diagnostics import Diagnostic, Note, Span
+from archc.ir.diagnostics import Diagnostic, DiagnosticSink, Note, Span
 
 LANGUAGE_VERSION = 1
 STATEMENT_WORDS = frozenset(
@@ -50,10 +50,14 @@ class TreeBuilder:
     def __init__(self, file: str, limits: Limits) -> None:
         self.file = file
         self.limits = limits
-        self.diagnostics: list[Diagnostic] = []
+        self._sink = DiagnosticSink()
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        return self._sink.diagnostics
 
     def _note(self, code: str, message: str, span: Span, label: str = "", **more: Any) -> None:
-        self.diagnostics.append(Diagnostic(code, message, span, label, **more))
+        self._sink.add(Diagnostic(code, message, span, label, **more))
 
     def start(self, c: list[Any], span: Span) -> s.Program:
         header: _Header | None = None

@@ -6,9 +6,17 @@ A mistake of ours is an assertion. Every code has a page in `ir/errors/CODE.md` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+# Control characters, line separators that editors count as lines and we do not, and the marks that reorder text on
+# screen so that it reads otherwise than it is ("Trojan Source", Boucher and Anderson 2021).
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+MOST = 100
+"""Diagnostics that are gathered in one run; who has more to mend than these begins with these."""
+_LONGEST = 2000  # characters of a message that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +123,25 @@ def fail(
 
 
 class DiagnosticSink:
-    """Gathers diagnostics, so that one run reports several; `finish` raises when any is an error."""
+    """Gathers diagnostics, so that one run reports several; `finish` raises when any is an error.
+
+    Each is kept once for its code, place and message, and no more than `MOST` are.
+    """
 
     def __init__(self) -> None:
         self.diagnostics: list[Diagnostic] = []
+        self._known: set[tuple[str, Span | None, str]] = set()
 
     def add(self, *diagnostics: Diagnostic) -> None:
-        self.diagnostics.extend(d for d in diagnostics if d not in self.diagnostics)
+        for d in diagnostics:
+            key = (d.code, d.span, d.message)
+            if key in self._known:
+                continue
+            self._known.add(key)
+            if len(self.diagnostics) < MOST:
+                self.diagnostics.append(d)
+            elif len(self._known) == MOST + 1:
+                self.diagnostics[-1] = with_more_to_come(self.diagnostics[-1])
 
     @property
     def has_errors(self) -> bool:
@@ -141,6 +161,11 @@ class DiagnosticSink:
             return (files.index(d.span.file), d.span.line, d.span.column) if d.span else (len(files), 0, 0)
 
         return tuple(sorted(self.diagnostics, key=place))
+
+
+def with_more_to_come(diagnostic: Diagnostic) -> Diagnostic:
+    """The last one that is told, where there are more."""
+    return replace(diagnostic, notes=(*diagnostic.notes, Note("there are more mistakes than these")))
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str | None:
@@ -174,35 +199,51 @@ def render(
     `source` maps a file name to its text (None: show no excerpt). `style(text, role)` colours a piece;
     roles are `error`, `warning`, `note`, `help`, `caret`, `gutter`, `bold`.
     """
+    rows: dict[str, list[str]] = {}  # of the files that were looked into
+
+    def excerpt(span: Span, label: str, role: str) -> list[str]:
+        if span.file not in rows:
+            text = (source(span.file) if source else None) or ""
+            rows[span.file] = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if text else []
+        return _excerpt(rows[span.file], span, visible(label), lambda text: style(text, role), style)
+
     blocks = []
     for d in diagnostics:
-        lines = [style(f"{d.severity}[{d.code}]", d.severity) + style(f": {d.message}", "bold")]
+        lines = [style(f"{d.severity}[{d.code}]", d.severity) + style(f": {visible(d.message)}", "bold")]
         if d.span is not None:
-            lines.append(style(f"  --> {d.span}", "gutter"))
-            lines += _excerpt(d.span, d.label, "caret", source, style)
+            lines.append(style(f"  --> {visible(str(d.span))}", "gutter"))
+            lines += excerpt(d.span, d.label, "caret")
         elif d.label:
-            lines.append(f"  {d.label}")
+            lines.append(f"  {visible(d.label)}")
         for note in d.notes:
             if note.span is None:
-                lines.append(style("  note", "note") + f": {note.message}")
+                lines.append(style("  note", "note") + f": {visible(note.message)}")
                 continue
-            lines.append(style(f"  ::: {note.span}", "gutter"))
-            lines += _excerpt(note.span, note.message, "note", source, style)
+            lines.append(style(f"  ::: {visible(str(note.span))}", "gutter"))
+            lines += excerpt(note.span, note.message, "note")
         if d.help:
-            lines.append(style("  help", "help") + f": {d.help}")
+            lines.append(style("  help", "help") + f": {visible(d.help)}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
+def visible(text: str) -> str:
+    """`text` as a terminal may show it: without what it would obey, and not without end.
+
+    >>> visible("a\\x1b[2Jb")
+    'a�[2Jb'
+    """
+    text = HIDDEN.sub("\ufffd", text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]} … {text[-200:]}"
+
+
 def _excerpt(
+    rows: Sequence[str],
     span: Span,
     label: str,
-    role: str,
-    source: Callable[[str], str | None] | None,
+    emphasis: Callable[[str], str],
     style: Callable[[str, str], str],
 ) -> list[str]:
-    text = source(span.file) if source else None
-    rows = text.splitlines() if text else []
     if not 1 <= span.line <= len(rows):
         return [f"  {label}"] if label else []
     row, column = rows[span.line - 1], span.column
@@ -210,10 +251,11 @@ def _excerpt(
     if len(row) > 160:  # keep a very long line readable: a window around the caret
         start = max(0, column - 60)
         row, column, end = row[start : start + 140], column - start, min(end - start, 141)
+    row = visible(row)
     lead = "".join("\t" if c == "\t" else " " for c in row[: column - 1])
     number = f"{span.line:5d}"
-    caret = style("^" * max(1, end - column), role)
+    caret = emphasis("^" * max(1, end - column))
     return [
         style(f"{number} | ", "gutter") + row,
-        style(" " * len(number) + " | ", "gutter") + lead + caret + (f" {style(label, role)}" if label else ""),
+        style(" " * len(number) + " | ", "gutter") + lead + caret + (f" {emphasis(label)}" if label else ""),
     ]

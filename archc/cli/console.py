@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from archc.ir.diagnostics import Diagnostic, render
 
+MOST_SOURCE = 256 << 20  # bytes
 _STYLES = {
     "error": "\033[1;31m",
     "warning": "\033[1;33m",
@@ -62,9 +63,11 @@ def discard_stdout() -> None:
 
 
 def _source(file: str) -> str | None:
+    """The text that a diagnostic points into; None for what cannot be read, or is too large to be a program."""
     try:
-        return Path(file).read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
+        path = Path(file)
+        return path.read_text("utf-8-sig", errors="replace") if 0 < path.stat().st_size < MOST_SOURCE else None
+    except (OSError, ValueError):
         return None
 
 
