@@ -101,7 +101,10 @@ def _what_is_right(
     elsewhere = sum(all(place not in i.span for i in program.items) for place in noted if place is not None)
     if elsewhere or any(w[:1] and w[0] in ("arch", "space", "language", "import") for w in words):
         return None, frozenset()  # what the header or an import brings is not known
-    return replace(program, items=tuple(kept)), frozenset(name for names in words for name in names)
+    lost = {name for names in words for name in names}
+    if any(w[:1] and w[0] not in ("output", "def", "share", "let", "rule", "require") for w in words):
+        lost |= {name for name in NAME.findall(text) if name[0].isupper()}  # an input might have named it
+    return replace(program, items=tuple(kept)), frozenset(lost)
 
 
 def parse_file(path: str | Path, limits: Limits = DEFAULT) -> Program:

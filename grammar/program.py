@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from archc.grammar.elaborate import Elaborator
@@ -258,7 +259,7 @@ class Program:
             if name in self.results:
                 self.graph.outputs.append(self.results[name][0])
                 self.graph.output_names.append(name)
-            elif self.env.names.get(name) is not POISON:
+            elif self.env.names.get(name) is not POISON and not self.lost:
                 error = fail("E0216", f"output `{name}` is not bound", port.name.span, help=f"add a line `{name} = …`")
                 self.e.sink.add(*error.diagnostics)
         if not self.outputs and self.syntax.kind != "library" and not self.e.sink.has_errors:
@@ -308,7 +309,8 @@ def imported(e: Elaborator, item: Import, importing: str, at: Place, importer: I
         importer.chain.append(key)
         declare(e, syntax, env, at, importer, {})
         importer.chain.pop()
-        resolver = Resolver(syntax, env.names)
+        definitions = [i for i in syntax.items if not isinstance(i, Port | Bind | Require)]
+        resolver = Resolver(replace(syntax, items=tuple(definitions)), env.names)
         e.sink.add(*resolver.run())
         if resolver.recursive:
             env.names.update({i.name.text: POISON for i in syntax.items if isinstance(i, Def | Share)})
