@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from archc.grammar.calls import Arguments, OpArguments, bind_op, operand_name
+from archc.grammar.calls import Arguments, OpArguments, bind_op, bundle_of, operand_name
 from archc.grammar.naming import Scope
 from archc.grammar.scope import Definition, Env
 from archc.grammar.syntax import Fn
@@ -139,9 +139,9 @@ class Sequence_(Module):
         return " -> ".join(s.title for s in self.stages[:3]) + (" -> …" if len(self.stages) > 3 else "")
 
     def apply(self, e: Elaborator, inputs: tuple[Tensor, ...], at: Place, span: Span) -> Result:
-        value: Any = None
-        for i, stage in enumerate(self.stages):
-            value = e.apply(stage, inputs if i == 0 else value, at, span)
+        value: Any = inputs if self.stages else bundle_of(inputs)
+        for stage in self.stages:
+            value = e.apply(stage, value, at, span)
         return value  # type: ignore[no-any-return]
 
     def count(self, c: Counter) -> int:

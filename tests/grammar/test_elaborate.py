@@ -99,6 +99,11 @@ def test_einspace_words_are_sugar() -> None:
     assert ops(graph) == ["relu", "linear"]
 
 
+def test_a_sequence_of_nothing_is_the_identity() -> None:
+    assert ops(build("y = x -> sequential() -> sequential(sequential(), relu)")) == ["relu"]
+    assert ops(build("let a = (x, x) -> sequential() -> add\ny = a -> branch(2, sequential())")) == ["add", "add"]
+
+
 def test_functions_name_values_and_return_several() -> None:
     graph = build("def f = fn(v) { let a = v -> relu let b = v -> tanh return a, b }\nlet p, q = x -> f\ny = p * q + p")
     assert ops(graph) == ["relu", "tanh", "mul", "add"]
