@@ -98,7 +98,7 @@ def _checked(
         program.parameters_open = True
         program.e.choices_open = syntax.kind != "arch"
         program.check(arguments=True)
-        if syntax.kind == "space" and not wrong:
+        if syntax.kind == "space" and not program.e.sink.has_errors:
             program.e.sink.add(*lint_space(syntax, values))
     return program.e.sink.in_order()
 

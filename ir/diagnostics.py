@@ -176,7 +176,8 @@ def suggest(name: str, candidates: Iterable[str]) -> str | None:
     """
     from rapidfuzz import distance, process
 
-    limit = max(1, len(name) // 3)
+    letters = len(name.lstrip("-"))
+    limit = max(1, letters // 3) if letters > 1 else 0  # one letter is close to every other
     best = process.extractOne(
         name, list(candidates), scorer=distance.OSA.distance, score_cutoff=limit, processor=str.lower
     )

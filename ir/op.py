@@ -281,14 +281,14 @@ def _weights(
         if override is not None:
             chosen = parse_init(override, shape)
             if chosen is None:
-                close = suggest(override.partition("(")[0], [name.partition("(")[0] for name in INIT_NAMES])
-                named = [name for name in INIT_NAMES if name.partition("(")[0] == close] or INIT_NAMES
+                named = {name.partition("(")[0]: name for name in INIT_NAMES}
+                close = suggest(override.partition("(")[0], named)
                 raise BindError(
                     "E0309",
                     f"`init` of `{op.name}` needs an initialiser, for a weight of shape {list(shape)}",
                     label=f'found "{override}"',
                     blame="init",
-                    help=f"there {'is' if close else 'are'} {', '.join(named)}",
+                    help=f"did you mean `{named[close]}`?" if close else f"there are {', '.join(named.values())}",
                 )
             init = chosen
         specs[tensor.name] = WeightSpec(TensorType(shape, matcher.dtype(tensor)), init, rule.trainable, rule.tied)

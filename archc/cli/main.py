@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import traceback
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from archc.cli.console import discard_stdout, note, print_json, report
-from archc.ir.diagnostics import CompileError, Diagnostic
+from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean
 
 INTERNAL = 70
 INTERRUPTED = 130
@@ -67,10 +68,28 @@ def _usage(error: Any, as_json: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # `archc` alone: the help
         return 2
-    asked = f"`{context.command_path} --help` shows how it is used" if context else None
-    message = error.format_message().rstrip(".")
-    report([Diagnostic("E0022", message[:1].lower() + message[1:], help=asked)], as_json)
+    help = f"`{context.command_path} --help` shows how it is used" if context else None
+    message = re.sub(r"'(.*?)'", r"`\1`", _OWN_ADVICE.sub("", error.format_message()).rstrip("."))
+    word, known = _mistaken(error, message)
+    close = did_you_mean(word, known)
+    help = f"{close} {help or ''}".rstrip() if close else help
+    report([Diagnostic("E0028", message[:1].lower() + message[1:], help=help)], as_json)
     return 2
+
+
+_OWN_ADVICE = re.compile(r"\. Did you mean .*| \(Possible options: .*| Did you mean .*|Value error, ", re.DOTALL)
+"""What the library that parses command lines adds: it suggests what is not close, too."""
+
+
+def _mistaken(error: Any, message: str) -> tuple[str, list[str]]:
+    """The word of a command line that is not known, and those that could stand in its place."""
+    if error.ctx is not None and (option := getattr(error, "option_name", None)):
+        return option, [name for p in error.ctx.command.params for name in p.opts]
+    if error.ctx is not None and (command := re.fullmatch(r"No such command `(.*)`", message)):
+        return command[1], list(getattr(error.ctx.command, "commands", ()))
+    if choice := re.search(r"`([^`]*)` is not one of (.*)", message):
+        return choice[1], re.findall(r"`(.*?)`", choice[2])
+    return "", []
 
 
 def _internal(arguments: list[str], as_json: bool) -> int:

@@ -22,7 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from archc.facade.weights import resolve
-from archc.ir.diagnostics import fail
+from archc.ir.diagnostics import did_you_mean, fail
 from archc.ir.dims import Expr
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def bench(
 
     for peer in against or ():
         if peer not in PEERS:
-            known = f"known are {', '.join(PEERS)}"
+            known = did_you_mean(peer, PEERS) or f"known are {', '.join(PEERS)}"
             raise fail("E0027", f"there is nothing called `{peer}` to measure against", help=known, exit_code=2)
     threads = threads or cores()
     with tempfile.TemporaryDirectory(prefix="archc-bench-") as name, ExitStack() as stack:
