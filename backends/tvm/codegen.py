@@ -88,6 +88,7 @@ def _passes(ours: bool) -> list[Any]:
         s_tir.transform.LoopPartition(),
         tirx.transform.VectorizeLoop(True),
         tirx.transform.StorageRewrite(),
+        *([_keep_on_stack] if ours else []),
         s_tir.transform.HoistIfThenElse(),
         tirx.transform.UnrollLoop(),
         s_tir.transform.RenormalizeSplitPattern(),
@@ -101,6 +102,20 @@ def _passes(ours: bool) -> list[Any]:
         tirx.transform.MakePackedAPI(),
         tirx.transform.BF16StorageLegalize(),
     ]
+
+
+@tirx.transform.prim_func_pass(opt_level=0, name="KeepOnStack")  # type: ignore[untyped-decorator]
+def _keep_on_stack(function: Any, _module: Any, _context: Any) -> Any:
+    """TVM takes local buffers from a pool by two calls, and LLVM then stores every sum before the second one. On the
+    stack they become registers. (A mark of the kernel's writer would not do: `StorageRewrite` drops it.)
+    """
+
+    def mark(allocation: Any) -> Any:
+        if allocation.buffer.scope() != "local":
+            return allocation
+        return tirx.AllocBuffer(allocation.buffer, {"disable_lower_builtin": tirx.IntImm("bool", 1)})
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.AllocBuffer, mark)))
 
 
 def _pipeline() -> tuple[Any, Any, Any]:

@@ -73,10 +73,17 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
 
         def tile(height: int) -> None:
             exact = known is not None and known % height == 0
-            sums = Tile.zero(out, height, columns, machine.isa.lanes)
             at = [first + r if exact else out.bind("row", tirx.min(first + r, rows - 1)) for r in range(height)]
-            with out.loop(depth, name="k") as k:
-                sums.accumulate(out, lambda r, c: matrix[at[r], k] * packed[block, k, c])
+            phases = _phases(height * columns // machine.isa.lanes, depth)
+            sums = Tile.zero(out, height * phases, columns, machine.isa.lanes)
+            with out.loop(depth // phases, name="k") as steps:
+
+                def term(r: int, c: Expr) -> Expr:
+                    k = steps * phases + r // height
+                    return matrix[at[r % height], k] * packed[block, k, c]
+
+                sums.accumulate(out, term)
+            sums = sums.folded(out, height)
             last = n - (blocks - 1) * columns
             epilogue.store(
                 sums,
@@ -92,6 +99,11 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
         else:
             by_height(out, rows - first, height, tile)
     return program.rewritten(out.finish())
+
+
+def _phases(sums: int, depth: int) -> int:
+    """Into how many sums to split each of `sums`: a multiply-add takes four cycles, so eight have to be under way."""
+    return next(phases for phases in (8, 4, 2, 1) if phases == 1 or (phases * sums <= 8 and depth % phases == 0))
 
 
 def by_height(out: Emitter, left: Expr, height: int, tile: Any) -> None:

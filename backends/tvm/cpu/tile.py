@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -77,6 +77,15 @@ class Tile:
             with out.loop(self.lanes, "vectorized", "lane") as lane:
                 at = column + lane
                 out.store(self.sums, [row, at], self.sums[row, at] + product(row, at))
+
+    def folded(self, out: Emitter, rows: int) -> Tile:
+        """The tile of `rows` rows in which row r is the sum of rows r, r + rows, r + 2 rows, …"""
+        for row, column in self._vectors():
+            if row >= rows:
+                with out.loop(self.lanes, "vectorized", "lane") as lane:
+                    into, at = row % rows, column + lane
+                    out.store(self.sums, [into, at], self.sums[into, at] + self.sums[row, at])
+        return replace(self, rows=rows)
 
     def _vectors(self) -> list[tuple[int, int]]:
         return [(row, column) for row in range(self.rows) for column in range(0, self.columns, self.lanes)]
