@@ -211,10 +211,10 @@ def compile_source(code: str, arches: Sequence[str], compiler: CudaCompiler) -> 
 
 
 _NAN_AWARE = """
-template <typename A, typename B> __device__ __forceinline__ auto archc_max(A a, B b) -> decltype(true ? a : b) {
+template <typename A, typename B> __device__ __forceinline__ auto archc_max(A a, B b) -> decltype(true ? A() : B()) {
   return a > b || a != a ? a : b;
 }
-template <typename A, typename B> __device__ __forceinline__ auto archc_min(A a, B b) -> decltype(true ? a : b) {
+template <typename A, typename B> __device__ __forceinline__ auto archc_min(A a, B b) -> decltype(true ? A() : B()) {
   return a < b || a != a ? a : b;
 }
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from archc.backends.tvm.canonical import pipeline
+from archc.backends.tvm.exact import legalizations
 from archc.backends.tvm.load import tvm
 
 relax, tirx = tvm.relax, tvm.tirx
@@ -41,6 +42,7 @@ def cuda_pipeline(target: Any, passed_over: Callable[[str], None] = lambda _: No
     *legalise, _ = parts.legalize_passes(target)  # the last one is TVM's choice of rules
     passes = [
         *parts.library_dispatch_passes(target),
+        relax.transform.LegalizeOps(legalizations()),
         *legalise,
         schedule,
         *parts.dataflow_lower_passes(target),

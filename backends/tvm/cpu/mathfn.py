@@ -127,7 +127,7 @@ def tanh(x: Expr, bind: Bind) -> Expr:
     """A polynomial near zero, where 1 - 2 / (e^2x + 1) would cancel."""
     x = bind(x)
     square = bind(x * x)
-    near = x + x * square * _horner(_TANH, square)
+    near = x * (f32(1.0) + square * _horner(_TANH, square))  # -0 for -0, which `x + x * …` would lose
     far = f32(1.0) - f32(2.0) / (exp(x * f32(2.0), bind) + f32(1.0))
     return _select(square < f32(0.625 * 0.625), near, far)
 

@@ -14,6 +14,7 @@ from archc.backends.tvm.cpu.order import SizesFirst
 from archc.backends.tvm.cpu.program import parse
 from archc.backends.tvm.cpu.rows import reduction_kernel
 from archc.backends.tvm.cpu.select import SelectKernels
+from archc.backends.tvm.exact import legalizations
 
 _GENERIC = "archc.generic"
 _KERNELS = {"gemm": gemm_kernel, "matmul": matmul_kernel, "conv": conv_kernel, "depthwise": conv_kernel}
@@ -31,7 +32,7 @@ def passes(machine: Machine) -> list[tvm.transform.Pass]:
     return [
         select_kernels(machine),
         relax.transform.DeadCodeElimination(),
-        relax.transform.LegalizeOps(enable_warning=False),
+        relax.transform.LegalizeOps(legalizations(), enable_warning=False),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),

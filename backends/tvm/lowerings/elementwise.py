@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tvm import ir, relax
+from tvm import relax
 
 from archc.backends.tvm.lower import TvmNode, lowering
 from archc.ir.op import OpDef
@@ -36,6 +36,7 @@ _plain(
         ew.ADD: op.add,
         ew.SUB: op.subtract,
         ew.MUL: op.multiply,
+        ew.DIV: op.divide,
         ew.POW: op.power,
         ew.MINIMUM: op.minimum,
         ew.MAXIMUM: op.maximum,
@@ -67,21 +68,8 @@ _plain(
 )
 
 
-@lowering(ew.DIV)
-def _div(n: TvmNode) -> Any:
-    x, y = n.args
-    if not (isinstance(y, ir.GenericConst) and y.value.numpy().size == 1 and y.value.numpy().item() == 0):
-        return op.divide(x, y)
-    # TVM refuses to divide by a number that it sees is 0
-    hidden = n.emit(op.multiply(y, n.emit(op.where(n.emit(op.equal(x, x)), n.const(1), n.const(1)))))
-    return op.divide(x, hidden)
-
-
 @lowering(ew.EQ)
 def _eq(n: TvmNode) -> Any:
-    x, y = n.args
-    if x is y and n.node.inputs[0].type.dtype in FLOATS:
-        return op.greater_equal(x, n.const(float("-inf"), str(x.ty.dtype)))  # TVM takes `x == x` for true
     if n.node.inputs[0].type.dtype != "bool":
         return op.equal(*n.args)
     return op.equal(*(n.emit(number(n, x, "int8")) for x in n.args))  # LLVM compares bools as floats
@@ -125,27 +113,39 @@ def _sign(n: TvmNode) -> Any:
 
 @lowering(ew.EXPM1)
 def _expm1(n: TvmNode) -> Any:
-    """Kahan: `(u - 1) x / log u` with `u = exp x` is precise near 0; `u - 1` is elsewhere."""
-    one = n.const(1)
-    u = n.emit(op.exp(n.x))
-    less = n.emit(op.subtract(u, one))
-    precise = op.divide(op.multiply(less, n.x), op.log(u))
-    near = op.less_equal(op.abs(n.x), one)  # not so for NaN
-    return op.where(op.equal(u, one), n.x, op.where(near, precise, less))
+    return _in_float32(n, n.x, _expm1_of)
 
 
 @lowering(ew.LOG1P)
 def _log1p(n: TvmNode) -> Any:
-    return _log1p_of(n, n.x)
+    return _in_float32(n, n.x, _log1p_of)
+
+
+def _in_float32(n: TvmNode, x: Any, function: Callable[[TvmNode, Any], Any]) -> Any:
+    """`function(n, x)`; of half floats by way of float32, since it subtracts what is nearly equal."""
+    if n.dtype not in ("float16", "bfloat16"):
+        return function(n, x)
+    return op.astype(n.emit(function(n, n.emit(op.astype(x, "float32")))), n.dtype)
+
+
+def _expm1_of(n: TvmNode, x: Any) -> Any:
+    """Kahan: `(u - 1) x / log u` with `u = exp x` is precise near 0; `u - 1` is elsewhere."""
+    one = n.const(1, str(x.ty.dtype))
+    u = n.emit(op.exp(x))
+    less = n.emit(op.subtract(u, one))
+    precise = op.divide(op.multiply(less, x), op.log(u))
+    near = op.less_equal(op.abs(x), one)  # not so for NaN
+    return op.where(op.equal(u, one), x, op.where(near, precise, less))
 
 
 def _log1p_of(n: TvmNode, x: Any) -> Any:
-    """Kahan: `log(u) x / (u - 1)` with `u = 1 + x`."""
-    one = n.const(1)
+    """Kahan: `log(u) (x / (u - 1))` with `u = 1 + x`."""
+    dtype = str(x.ty.dtype)
+    one = n.const(1, dtype)
     u = n.emit(op.add(x, one))
     log = n.emit(op.log(u))
-    precise = op.divide(op.multiply(log, x), op.subtract(u, one))
-    infinite = op.equal(u, n.const(float("inf")))
+    precise = op.multiply(log, op.divide(x, op.subtract(u, one)))
+    infinite = op.equal(u, n.const(float("inf"), dtype))
     return op.where(op.equal(u, one), x, op.where(infinite, log, precise))
 
 
@@ -178,7 +178,7 @@ def _prelu(n: TvmNode) -> Any:
 
 @lowering(act.ELU)
 def _elu(n: TvmNode) -> Any:
-    negative = op.multiply(n.const(n.p.alpha), op.subtract(op.exp(op.minimum(n.x, n.const(0))), n.const(1)))
+    negative = op.multiply(n.const(n.p.alpha), n.emit(_in_float32(n, n.emit(op.minimum(n.x, n.const(0))), _expm1_of)))
     return op.where(op.greater(n.x, n.const(0)), n.x, negative)
 
 
@@ -191,7 +191,8 @@ def _gelu(n: TvmNode) -> Any:
 def _softplus(n: TvmNode) -> Any:
     scaled = n.emit(op.multiply(n.x, n.const(n.p.beta)))
     # log(1 + e^z) = max(z, 0) + log1p(e^-|z|)
-    soft = op.add(op.maximum(scaled, n.const(0)), _log1p_of(n, n.emit(op.exp(op.negative(op.abs(scaled))))))
+    rest = _in_float32(n, n.emit(op.exp(op.negative(op.abs(scaled)))), _log1p_of)
+    soft = op.add(op.maximum(scaled, n.const(0)), rest)
     return op.where(op.greater(scaled, n.const(n.p.threshold)), n.x, op.divide(soft, n.const(n.p.beta)))
 
 
