@@ -129,7 +129,7 @@ def _positions_line(call: Call[PositionsParams]) -> str:
     if call.params.kind == "sinusoidal":
         return "x:float[*b, t!, c!] -> [*b, t, c]"
     if call.rank == 4:
-        return "x:float[n, c, h!, w!]; weight[c, h, w] -> [n, c, h, w]"
+        return "x:float[n, c, h, w]; weight[c, h, w] -> [n, c, h, w]"
     if call.params.length is not None:
         return "x:float[*b, t!, c]; weight[length!, c] -> [*b, t, c]"
     if call.rank > 1 and not isinstance(call.types[0].shape[-2], int):
@@ -140,7 +140,7 @@ def _positions_line(call: Call[PositionsParams]) -> str:
             operands=[0],
             help="say `positions(length = …)`",
         )
-    return "x:float[*b, t!, c]; weight[t, c] -> [*b, t, c]"
+    return "x:float[*b, t, c]; weight[t, c] -> [*b, t, c]"
 
 
 def _check_positions(call: Call[PositionsParams], dims: Dims) -> None:

@@ -2,14 +2,15 @@
 
 A free letter of a signature claims that the op commutes with every permutation of that axis, applied wherever the
 letter stands. A letter without `~` claims more: beside each of its elements, another free letter may be permuted
-differently, if every tensor that has the other one has it too. Both claims are tried on the references in f64.
+differently, if every tensor that has the other one has it too. Both claims are tried on the references in f64. And a
+pinned letter must be one that cannot be permuted: a pin that nothing needs hides a symmetry.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from archc.ir.signature import Tensor as Pattern
 Order = list[int]
 Part = tuple[str, ...]
 """The factors of an axis, outermost first."""
+Move = Callable[[Tensor, list[list[Part]]], Tensor]
 
 OPS = sorted(op.name for op in REGISTRY.values() if not op.regions and op.name not in ("identity", "constant"))
 
@@ -137,27 +139,46 @@ def steps_of(op: str) -> Iterator[tuple[Case, Step]]:
         yield from ((case, step) for step in steps if step.node.op.name == op)
 
 
-def violations(step: Step, signature: Signature) -> Iterator[str]:
-    """What the signature claims of this application and does not hold."""
-    letters = Letters.of(signature, step)
-    rng = np.random.default_rng(0)
-    operands = [letters.axes(t) for t in signature.operands]
-    own = {t.name: letters.axes(t) for t in signature.weights if t.name in step.weights}
-    results = [letters.axes(t) for t in signature.results]
-    everywhere = [*operands, *own.values(), *results]
+@dataclass
+class Claims:
+    """What a signature says of one application, and whether it is so."""
 
-    def commutes(move: object) -> str:
-        assert callable(move)
+    step: Step
+    letters: Letters
+    operands: list[list[list[Part]]]
+    own: dict[str, list[list[Part]]]
+    results: list[list[list[Part]]]
+
+    @classmethod
+    def of(cls, step: Step, signature: Signature) -> Claims:
+        letters = Letters.of(signature, step)
+        own = {t.name: letters.axes(t) for t in signature.weights if t.name in step.weights}
+        operands, results = ([letters.axes(t) for t in tensors] for tensors in (signature.operands, signature.results))
+        return cls(step, letters, operands, own, results)
+
+    def broken_by(self, move: Move) -> str:
+        """How the results of moved operands differ from the moved results; empty where they do not."""
+        step = self.step
         moved = step.compute(
-            [move(x, axes) for x, axes in zip(step.operands, operands, strict=True)],
-            {role: move(x, own[role]) for role, x in step.weights.items()},
+            [move(x, axes) for x, axes in zip(step.operands, self.operands, strict=True)],
+            {role: move(x, self.own[role]) for role, x in step.weights.items()},
         )
-        needed = [move(x, axes) for x, axes in zip(step.results, results, strict=True)]
+        needed = [move(x, axes) for x, axes in zip(step.results, self.results, strict=True)]
         return next((w for a, b in zip(moved, needed, strict=True) if (w := difference(a, b, "f64"))), "")
 
+    def broken_by_permuting(self, name: str) -> str:
+        orders = {name: shuffled(np.random.default_rng(0), self.letters.sizes[name])}
+        return self.broken_by(lambda x, axes: permuted(x, axes, orders, self.letters.sizes))
+
+
+def violations(step: Step, signature: Signature) -> Iterator[str]:
+    """What the signature claims of this application and does not hold."""
+    claims = Claims.of(step, signature)
+    letters, rng = claims.letters, np.random.default_rng(0)
+    everywhere = [*claims.operands, *claims.own.values(), *claims.results]
+
     for name in letters.free():
-        orders = {name: shuffled(rng, letters.sizes[name])}
-        if wrong := commutes(lambda x, axes, orders=orders: permuted(x, axes, orders, letters.sizes)):
+        if wrong := claims.broken_by_permuting(name):
             yield f"`{name}` is free: {wrong}"
     for inner in letters.free():
         for outer in sorted(letters.sizes.keys() - letters.mixed - {inner}):
@@ -165,7 +186,7 @@ def violations(step: Step, signature: Signature) -> Iterator[str]:
             if letters.sizes[outer] < 2 or outer[0] == "=" or not any(beside) or None in beside:
                 continue
             many = [shuffled(rng, letters.sizes[inner]) for _ in range(letters.sizes[outer])]
-            if wrong := commutes(
+            if wrong := claims.broken_by(
                 lambda x, axes, o=outer, i=inner, m=many: permuted_inside(x, axes, o, i, m, letters.sizes)
             ):
                 yield f"`{inner}` may differ beside each `{outer}`: {wrong}"
@@ -185,6 +206,33 @@ def test_ops_keep_what_their_axes_claim(op: str) -> None:
     for case, step in steps_of(op):
         for wrong in violations(step, step.node.bound.signature):
             pytest.fail(f"{case}, {step.node.bound.signature}: {wrong}")
+
+
+def needless(steps: Iterable[tuple[Step, Signature]]) -> set[tuple[str, str]]:
+    """(signature, letter) of the pins that no application with that signature needs."""
+    loose: dict[tuple[str, str], bool] = {}
+    for step, signature in steps:
+        claims = Claims.of(step, signature)
+        for name in claims.letters.pinned:
+            if claims.letters.sizes.get(name, 1) > 1 and name[0] != "=":
+                key = (str(signature), name)
+                loose[key] = loose.get(key, True) and not claims.broken_by_permuting(name)
+    return {key for key, is_loose in loose.items() if is_loose}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_pins_are_needed(op: str) -> None:
+    found = needless((step, step.node.bound.signature) for _, step in steps_of(op))
+    assert found == set()
+
+
+def test_a_needless_pin_is_noticed() -> None:
+    """Negative control: a sum pins what it sums, and nothing else."""
+    _, step = next(steps_of("softmax"))
+    line = str(step.node.bound.signature)
+    assert needless([(step, parse_signature(line))]) == set()
+    pinned = line.replace("d0", "d0!")
+    assert needless([(step, parse_signature(pinned))]) == {(pinned, "d0")}
 
 
 WRONG = [
