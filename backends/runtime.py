@@ -96,7 +96,7 @@ class Artifact:
         self._constants = [self._place(a) for a in container.constants()]
         self._weights = [self._ffi.convert(self._constants)] if self._constants else []
         self._machines: list[_Machine] = []  # idle virtual machines: each serves one call at a time
-        self._forms = [_Form(p) for p in self.manifest.inputs]
+        self._forms, self._ports = [_Form(p) for p in self.manifest.inputs], self.manifest.outputs
         with self.machine():
             pass
 
@@ -121,8 +121,11 @@ class Artifact:
         E0523 (in a process forked after workers were started), E0524 (the compiled code failed).
         """
         tensors = self.tensors(inputs)
-        with self.machine() as machine:
+        machine = self._idle_machine()
+        try:
             return self.outputs(self.invoke(machine, tensors))
+        finally:
+            self._machines.append(machine)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Inputs in order or by name; the output, or a tuple of several. torch tensors give torch tensors."""
@@ -209,23 +212,25 @@ class Artifact:
 
     def outputs(self, result: Any) -> dict[str, Array]:
         """A call's result as numpy arrays by name; they own their memory."""
-        several = not isinstance(result, self._ffi.Tensor)
-        results = list(result) if several else [result]
-        ports = self.manifest.outputs
+        results = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        ports = self._ports
         assert len(results) == len(ports), f"the program returns {len(results)} values, the manifest has {len(ports)}"
         return {port.name: self._to_numpy(port, r) for port, r in zip(ports, results, strict=True)}
 
     @contextlib.contextmanager
     def machine(self) -> Iterator[Any]:
         """A virtual machine for one call, an idle one where there is one."""
-        try:
-            machine = self._machines.pop()
-        except IndexError:
-            machine = self.new_machine()
+        machine = self._idle_machine()
         try:
             yield machine
         finally:
             self._machines.append(machine)
+
+    def _idle_machine(self) -> Any:
+        try:
+            return self._machines.pop()
+        except IndexError:
+            return self.new_machine()
 
     def new_machine(self) -> Any:
         """A virtual machine for this artifact's code: cheap, as the weights are shared."""
@@ -265,8 +270,15 @@ class Artifact:
         if not array.size and self.device == "cpu":  # numpy gives it strides that compiled code takes for holes
             kind, here = self._ffi.dtype(array.dtype.name), self._ffi.device("cpu", 0)
             return _function("runtime.TVMTensorAllocWithScope")(array.shape, kind, here, None)
+        plain = array.dtype.kind in "fiub"
+        if plain and self.device == "cpu":
+            if array.flags.carray and array.dtype.isnative:
+                tensor = self._ffi.from_dlpack(array)
+                if tensor.data_ptr() % ALIGNMENT == 0:  # numpy takes longer to tell
+                    return tensor
+            return self._ffi.from_dlpack(_aligned_copy(array))
         array = _aligned(array)
-        if array.dtype.kind in "fiub":
+        if plain:
             tensor = self._ffi.from_dlpack(array)
         else:  # bfloat16, which numpy cannot hand over
             flat = self._ffi.from_dlpack(array.reshape(-1).view(np.uint8))
@@ -298,12 +310,15 @@ class _Form:
         self.dtype = numpy_dtype(port.dtype)
         # sizes that follow from others are worked out, and indices looked through, by the thorough check
         self.plain = port.below is None and all(isinstance(d, int) or d.isidentifier() for d in port.dims)
+        self.fixed = port.dims if all(isinstance(d, int) for d in port.dims) else None
 
     def fits(self, array: Any, sizes: dict[str, int]) -> bool:
         """Whether it is an array of the dtype and shape; `sizes` are those of symbols so far."""
         if not self.plain or type(array) is not np.ndarray or array.dtype != self.dtype:
             return False
         shape = array.shape
+        if self.fixed is not None:
+            return bool(shape == self.fixed)
         return len(shape) == len(self.dims) and all(
             size == (dim if isinstance(dim, int) else sizes.setdefault(dim, size))
             for dim, size in zip(self.dims, shape, strict=True)
@@ -444,11 +459,13 @@ def _expression_problems(port: Port, shape: tuple[int, ...], symbols: Mapping[st
 
 def _aligned(array: Array) -> Array:
     """The array, contiguous and on a boundary that vector loads need; a copy only when it is not so already."""
-    flags, dtype = array.flags, array.dtype
-    if flags.c_contiguous and flags.writeable and dtype.isnative and _address(array) % ALIGNMENT == 0:
-        return array
+    fits = array.flags.carray and array.dtype.isnative and _address(array) % ALIGNMENT == 0
+    return array if fits else _aligned_copy(array)
+
+
+def _aligned_copy(array: Array) -> Array:
     room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    copy: Array = np.ndarray(array.shape, dtype.newbyteorder("="), room, -_address(room) % ALIGNMENT)
+    copy: Array = np.ndarray(array.shape, array.dtype.newbyteorder("="), room, -_address(room) % ALIGNMENT)
     copy[...] = array
     return copy
 
