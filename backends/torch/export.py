@@ -99,7 +99,7 @@ def export_onnx(graph: Graph, weights: Mapping[str, Any] | None, path: Path | st
         ) from error
     assert onnxscript
     inputs, shapes = example_inputs(graph), dynamic_shapes(graph)
-    module = to_torch(graph, weights, seed).eval()
+    module = to_torch(graph, weights, seed).eval().requires_grad_(False)  # a loop would keep sizes for its gradient
     with _cannot_say("ONNX"), _quiet():
         program = torch.onnx.export(
             module,

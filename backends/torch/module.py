@@ -42,6 +42,10 @@ class ArchModule(nn.Module):
     source: str = ""
     parameter_paths: Mapping[str, tuple[str, ...]] = {}
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copies and pickles carry the source: no module has the class by its name. (archc itself never unpickles.)"""
+        return _empty, (type(self).__name__, self.source, self.parameter_paths), self.__dict__.copy()
+
     def forward_with_aux(self, *inputs: Tensor) -> tuple[Outputs, dict[str, Tensor]]:
         """The outputs, and what training adds: `loss/NODE.balance` and the like (scalars, to be added to the loss as
         they are) and `exit/NODE` (the logits of an early exit, to be judged like the output)."""
@@ -98,7 +102,7 @@ def to_torch(
         needed = {name: p.type for name, p in parameters.items()}
         check_weights(needed, {name: _type(value) for name, value in weights.items()})
     paths = parameter_paths(parameters)
-    module = _generated_class(graph, paths)()
+    module = _generated_class(class_name(graph.name), generate(graph, paths).methods, paths)()
     for name, parameter in parameters.items():
         tensor = initial(parameter, seed) if weights is None else _tensor(weights[name])
         runtime.attach(module, paths[name], tensor, parameter.trainable)
@@ -107,7 +111,7 @@ def to_torch(
 
 def initial(parameter: Parameter, seed: int = 0) -> Tensor:
     """The initial value of a parameter: the same for the same seed and name on every machine."""
-    value = torch.from_numpy(np.ascontiguousarray(parameter.init.sample(parameter.shape, seed, parameter.name)))
+    value = torch.from_numpy(np.asarray(parameter.init.sample(parameter.shape, seed, parameter.name), order="C"))
     return value.to(TORCH_DTYPES[parameter.type.dtype])
 
 
@@ -122,9 +126,12 @@ def class_name(name: str) -> str:
     return joined if joined.isidentifier() and joined not in ("None", "True", "False") else f"Model{joined}"
 
 
-def _generated_class(graph: Graph, paths: Mapping[str, tuple[str, ...]]) -> type[ArchModule]:
-    source = generate(graph, paths).methods
-    name, text = class_name(graph.name), f"class Model(ArchModule):\n{source}"
+def _generated_class(name: str, source: str, paths: Mapping[str, tuple[str, ...]]) -> type[ArchModule]:
+    """The class with these methods: one as long as it is in use, so that a copy's class is its original's."""
+    key = (name, source, tuple(paths.items()))
+    if (known := _CLASSES.get(key)) is not None:
+        return known
+    text = f"class Model(ArchModule):\n{source}"
     # No `__name__`: torch.compile would import a module of that name when this one is part of a larger model.
     scope: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, "ArchModule": ArchModule}
     scope |= runtime.HELPERS
@@ -135,7 +142,17 @@ def _generated_class(graph: Graph, paths: Mapping[str, tuple[str, ...]]) -> type
     weakref.finalize(made, linecache.cache.pop, file, None)  # a search makes thousands of them
     made.__module__, made.__name__, made.__qualname__ = __name__, name, name
     made.source, made.parameter_paths = source, dict(paths)
+    _CLASSES[key] = made
     return made
+
+
+_CLASSES: weakref.WeakValueDictionary[tuple[Any, ...], type[ArchModule]] = weakref.WeakValueDictionary()
+
+
+def _empty(name: str, source: str, paths: Mapping[str, tuple[str, ...]]) -> ArchModule:
+    """A module of that class without its state, which a copy or a pickle brings."""
+    made = _generated_class(name, source, paths)
+    return made.__new__(made)
 
 
 def _type(value: Any) -> TensorType:

@@ -127,6 +127,8 @@ def test_onnx_runs_in_onnxruntime(tmp_path: Path) -> None:
     [
         "x -> skip(gate = linear(1) -> sigmoid, body = linear(6) -> tanh, budget = 0.5)",
         "x -> skip(gate = mean(1) -> linear(1) -> sigmoid, body = linear(6) -> tanh)",
+        """x -> linear(6) -> scan(fn(p, h) { let a = h + p return sum(a, 1, keepdim = true) * a, a }, state = [[6]])
+          -> fn(y, h) { return y }""",
         'x -> kan(6) -> rope -> gelu(approximate = "tanh") -> rms_norm -> top_k(2) -> fn(v, i) { return v }',
     ],
 )

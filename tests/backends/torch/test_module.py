@@ -6,6 +6,10 @@ import copy
 import gc
 import linecache
 import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,6 +152,26 @@ def test_copies_are_independent() -> None:
     nn.init.zeros_(twin.get_parameter("head 0.a-b.weight"))
     assert not torch.equal(module(x), twin(x))
     assert list(twin.state_dict()) == list(module.state_dict())
+
+
+def test_a_pickle_is_read_where_the_class_was_never_made(tmp_path: Path) -> None:
+    """As workers of a data loader and `torch.save` need it; names that are not the attributes' included."""
+    module = to_torch(loads(NET), seed=3).eval()
+    module.get_parameter("train_.conv.weight").requires_grad_(False)
+    x = image()
+    (tmp_path / "m.pickle").write_bytes(pickle.dumps((module, x)))
+    script = (
+        "import pickle, sys; module, x = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "frozen = [name for name, p in module.named_parameters() if not p.requires_grad]\n"
+        "print(type(module).__name__, module.training, frozen)\n"
+        "print(*module.state_dict(), module(x).double().sum().item(), sep=chr(10))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "m.pickle")]
+    first, *names, total = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert first == "Net False ['train_.conv.weight']"
+    assert names == list(module.state_dict())
+    assert float(total) == pytest.approx(module(x).double().sum().item(), rel=1e-5)
+    assert type(copy.deepcopy(module)) is type(module)
 
 
 def test_modes() -> None:
