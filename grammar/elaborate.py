@@ -60,7 +60,7 @@ class Elaborator(Expressions):
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
         super().__init__(limits)
-        self.sink = DiagnosticSink()
+        self.sink = DiagnosticSink(stops=True)
         self._calls = 0
         self._applying = False
 

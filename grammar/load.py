@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from archc.grammar.parser import Malformed, parse, parse_file
 from archc.grammar.program import Program
 from archc.grammar.spaces import lint_space
 from archc.grammar.syntax import Program as Syntax
-from archc.ir.diagnostics import CompileError, Diagnostic
+from archc.ir.diagnostics import CompileError, Diagnostic, TooManyMistakes
 from archc.ir.graph import Graph
 
 
@@ -94,7 +94,8 @@ def _checked(
     with _room_to_recurse():
         program = Program(syntax, values, dims, limits)
         program.lost = lost
-        program.e.sink.add(*wrong)
+        with suppress(TooManyMistakes):
+            program.e.sink.add(*wrong)
         program.parameters_open = True
         program.e.choices_open = syntax.kind != "arch"
         program.check(arguments=True)

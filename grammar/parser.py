@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from archc.grammar.source import check_text, read_source
 from archc.grammar.syntax import Program
 from archc.grammar.tables import load
 from archc.grammar.tree import TreeBuilder
-from archc.ir.diagnostics import CompileError, Diagnostic, Span
+from archc.ir.diagnostics import CompileError, Diagnostic, Span, TooManyMistakes
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 MOST_FAULTS = 20
@@ -58,7 +58,8 @@ def parse_with(builder: TreeBuilder, text: str) -> Program:
         faults.append(fault)
         return len(faults) < MOST_FAULTS
 
-    with paused_collector():
+    program = None
+    with paused_collector(), suppress(TooManyMistakes):
         program = Machine(load(), builder, builder.limits).run(text, builder.file, keep)
     diagnostics = builder.diagnostics
     if faults:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from archc.grammar.signatures import dtype_of, size_of
 from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rest, Rule, Share, walk
 from archc.grammar.syntax import Program as ProgramSyntax
 from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, describe
-from archc.ir.diagnostics import CompileError, Note, Span, did_you_mean, fail
+from archc.ir.diagnostics import CompileError, Note, Span, TooManyMistakes, did_you_mean, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph, Value
 from archc.ir.types import TensorType
@@ -74,14 +75,18 @@ class Program:
 
         `arguments`: check those of calls in unused definitions, too.
         """
+        with suppress(TooManyMistakes):
+            self._check(arguments)
+
+    def _check(self, arguments: bool) -> None:
         self._guarded(self._parameters)
         self._declare()
         self._symbols()
         for name in self.lost:
             if find_op(name) is None and isinstance(self.env.names.get(name, POISON), Pending | Poison):
                 self.env.names[name] = POISON
-        resolver = Resolver(self.syntax, self.env.names, arguments)
-        self.e.sink.add(*resolver.run())
+        resolver = Resolver(self.syntax, self.env.names, self.e.sink, arguments)
+        resolver.run()
         if resolver.recursive:
             return
         self._elaborate()
@@ -310,8 +315,8 @@ def imported(e: Elaborator, item: Import, importing: str, at: Place, importer: I
         declare(e, syntax, env, at, importer, {})
         importer.chain.pop()
         definitions = [i for i in syntax.items if not isinstance(i, Port | Bind | Require)]
-        resolver = Resolver(replace(syntax, items=tuple(definitions)), env.names)
-        e.sink.add(*resolver.run())
+        resolver = Resolver(replace(syntax, items=tuple(definitions)), env.names, e.sink)
+        resolver.run()
         if resolver.recursive:
             env.names.update({i.name.text: POISON for i in syntax.items if isinstance(i, Def | Share)})
         for inner in syntax.items:

@@ -40,25 +40,29 @@ from archc.grammar.syntax import (
     walk,
 )
 from archc.grammar.unknown import unknown_name
-from archc.ir.diagnostics import CompileError, Diagnostic, Note, fail
+from archc.ir.diagnostics import CompileError, DiagnosticSink, Note, fail
 from archc.ir.op import REGISTRY, OpDef
 
 _REGION_SYMBOL = re.compile(r"(Rows|Kept)\d*")
 MEASURED = (*QUANTITIES, "latency_ms", "cpu", "cuda")
 """Names that a `require` may use besides the program's own."""
+MOST_NAMED = 12
+"""Definitions of a circle that are named."""
 
 
 @dataclass(slots=True)
 class Resolver:
-    """Looks at one file. `known` are its top-level names; `uses` says which of them each definition mentions."""
+    """Looks at one file and tells `sink`. `known` are its top-level names; `uses` says which of them each definition
+    mentions, `recursive` whether one needs itself."""
 
     syntax: Program
     known: Mapping[str, Any]
+    sink: DiagnosticSink
     check_arguments: bool = False
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    recursive: bool = False
     uses: dict[str, list[Ref]] = field(default_factory=dict)
 
-    def run(self) -> list[Diagnostic]:
+    def run(self) -> None:
         for item in self.syntax.items:
             name = item.name.text if isinstance(item, Def | Share | Rule) else ""
             self._current = self.uses.setdefault(name, [])
@@ -75,7 +79,6 @@ class Resolver:
             if formal.default is not None:
                 self._expression(formal.default, frozenset())
         self._recursion()
-        return self.diagnostics
 
     _current: list[Ref] = field(default_factory=list)
 
@@ -145,7 +148,7 @@ class Resolver:
         if any(owner in local or owner in self.known for owner in owners) or find_op(name) is not None:
             return
         error = unknown_name(name, ref.span, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
-        self.diagnostics += error.diagnostics
+        self.sink.add(*error.diagnostics)
 
     # Recursion
 
@@ -154,12 +157,14 @@ class Resolver:
         items = {i.name.text: i for i in self.syntax.items if isinstance(i, Def | Share)}
         state: dict[str, int] = {}  # 1: being looked at, 2: done
         for start in items:
-            path: list[str] = []
+            path: dict[str, None] = {}
             pending: list[tuple[str, Iterator[Ref]]] = []
 
-            def enter(name: str, path: list[str] = path, pending: list[tuple[str, Iterator[Ref]]] = pending) -> None:
+            def enter(
+                name: str, path: dict[str, None] = path, pending: list[tuple[str, Iterator[Ref]]] = pending
+            ) -> None:
                 state[name] = 1
-                path.append(name)
+                path[name] = None
                 pending.append((name, iter(self.uses[name])))
 
             if start not in state:
@@ -169,28 +174,29 @@ class Resolver:
                 used = next((r for r in uses if r.name in items and state.get(r.name) != 2), None)
                 if used is None:
                     state[name] = 2
-                    path.pop()
+                    path.popitem()
                     pending.pop()
                 elif used.name in path:
-                    self._circle(items[used.name], used, [*path[path.index(used.name) :], used.name])
+                    around = list(path)
+                    self._circle(items[used.name], used, [*around[around.index(used.name) :], used.name])
                 else:
                     enter(used.name)
 
     def _circle(self, item: Def | Share, use: Ref, names: list[str]) -> None:
+        self.recursive = True
+        if len(names) > MOST_NAMED:
+            names = [*names[: MOST_NAMED // 2], "…", *names[-MOST_NAMED // 2 :]]
         through = " -> ".join(f"`{n}`" for n in names)
         word = "def" if isinstance(item, Def) else "share"
-        self.diagnostics += fail(
+        error = fail(
             "E0203",
             f"`{word} {item.name.text}` needs itself",
             use.span,
             label=through if len(names) > 2 else "here",
             notes=[Note("defined here", item.name.span)],
             help="repetition is written `repeat(n) { … }`",
-        ).diagnostics
-
-    @property
-    def recursive(self) -> bool:
-        return any(d.code == "E0203" for d in self.diagnostics)
+        )
+        self.sink.add(*error.diagnostics)
 
     # Arguments
 
@@ -205,13 +211,13 @@ class Resolver:
         if not all(options):
             named = zip(call.keywords, options[len(call.arguments) :], strict=True)
             known = {k.name.text: values[0] if values else None for k, values in named}
-            self.diagnostics += check_keywords(op, known, {k.name.text: k.name.span for k in call.keywords}, call.span)
+            self.sink.add(*check_keywords(op, known, {k.name.text: k.name.span for k in call.keywords}, call.span))
             return
         for chosen in _one_at_a_time(options):
             try:
                 self._bind(op, call, chosen)
             except CompileError as error:
-                self.diagnostics += [d for d in error.diagnostics if d not in self.diagnostics]
+                self.sink.add(*error.diagnostics)
 
     def _bind(self, op: OpDef[Any], call: Call, values: list[Argument]) -> None:
         count = len(call.arguments)

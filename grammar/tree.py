@@ -50,7 +50,7 @@ class TreeBuilder:
     def __init__(self, file: str, limits: Limits) -> None:
         self.file = file
         self.limits = limits
-        self._sink = DiagnosticSink()
+        self._sink = DiagnosticSink(stops=True)
 
     @property
     def diagnostics(self) -> list[Diagnostic]:

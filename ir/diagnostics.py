@@ -122,14 +122,20 @@ def fail(
     return CompileError(Diagnostic(code, message, span, label, tuple(notes), help), exit_code=exit_code)
 
 
+class TooManyMistakes(Exception):
+    """Raised by a sink that stops when it is full: no more need be looked for."""
+
+
 class DiagnosticSink:
     """Gathers diagnostics, so that one run reports several; `finish` raises when any is an error.
 
-    Each is kept once for its code, place and message, and no more than `MOST` are.
+    Each is kept once for its code, place and message, and no more than `MOST` are. `stops`: one error more raises
+    TooManyMistakes, as finding each takes time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stops: bool = False) -> None:
         self.diagnostics: list[Diagnostic] = []
+        self.stops = stops
         self._known: set[tuple[str, Span | None, str]] = set()
 
     def add(self, *diagnostics: Diagnostic) -> None:
@@ -140,8 +146,12 @@ class DiagnosticSink:
             self._known.add(key)
             if len(self.diagnostics) < MOST:
                 self.diagnostics.append(d)
-            elif len(self._known) == MOST + 1:
-                self.diagnostics[-1] = with_more_to_come(self.diagnostics[-1])
+                continue
+            if len(self._known) == MOST + 1:
+                last = self.diagnostics[-1]
+                self.diagnostics[-1] = replace(last, notes=(*last.notes, Note("there are more mistakes than these")))
+            if self.stops and d.severity == "error":
+                raise TooManyMistakes
 
     @property
     def has_errors(self) -> bool:
@@ -161,11 +171,6 @@ class DiagnosticSink:
             return (files.index(d.span.file), d.span.line, d.span.column) if d.span else (len(files), 0, 0)
 
         return tuple(sorted(self.diagnostics, key=place))
-
-
-def with_more_to_come(diagnostic: Diagnostic) -> Diagnostic:
-    """The last one that is told, where there are more."""
-    return replace(diagnostic, notes=(*diagnostic.notes, Note("there are more mistakes than these")))
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str | None:
