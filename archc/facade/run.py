@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from archc.backends.preprocessing import Array, Preprocessing
     from archc.backends.runtime import Artifact
 
+MAX_TEXT = 16 << 20  # bytes
 ARRAYS = {".npy", ".npz"}
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 
@@ -159,29 +160,32 @@ def _arrays(path: Path, preprocessing: Preprocessing | None, raw: bool) -> dict[
 
 
 def _text(path: Path) -> str:
+    from archc.backends.arrays import Unreadable, open_regular
+
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with open_regular(path) as file:
+            data = file.read(MAX_TEXT + 1)
+        if len(data) > MAX_TEXT:
+            raise Unreadable(f"it has more than {MAX_TEXT} bytes")
+        return data.decode()
+    except (OSError, ValueError) as error:
         raise _unusable(path, error) from error
 
 
 def _numpy(path: Path) -> dict[str, Array]:
     """Arrays in a numpy file. Nothing is unpickled."""
-    import zipfile
-
-    import numpy as np
+    from archc.backends.arrays import Unreadable, read_arrays
 
     if path.suffix.lower() not in ARRAYS:
         raise fail("E0525", f"cannot use `{path}` as an input", help="give .npy, .npz, an image or .txt", exit_code=2)
     try:
-        found = np.load(path, allow_pickle=False)
-        return {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_arrays(path)
+    except Unreadable as error:
         raise _unusable(path, error) from error
 
 
 def _unusable(path: Path, error: Exception) -> Exception:
-    missing = isinstance(error, FileNotFoundError)
+    missing = isinstance(error, FileNotFoundError) or getattr(error, "missing", False)
     return fail(
         "E0525",
         f"there is no file `{path}`" if missing else f"cannot use `{path}` as an input",

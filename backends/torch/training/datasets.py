@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from archc.backends.arrays import Unreadable, read_arrays
 from archc.backends.preprocessing import Array, Preprocessing
 from archc.backends.torch.training.recipe import counter_rng
 from archc.backends.torch.training.tasks import (
@@ -28,8 +26,6 @@ from archc.ir.diagnostics import CompileError, did_you_mean, fail
 from archc.ir.types import TensorType
 
 SPLITS = ("train", "val", "test")
-MAX_NPZ_BYTES = 8 << 30
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class SharesConfig(TaskConfig):
@@ -222,35 +218,18 @@ def npz(config: NpzConfig) -> Task:
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """The arrays of an `.npz` file, in the order of their names. Nothing is unpickled, and no array may claim more
-    than its archive member holds. Raises E0611 and E0614.
-    """
-    if not path.is_file():
-        raise fail("E0611", f"there is no data file `{path}`", exit_code=2)
-
-    def bad(label: str) -> CompileError:
-        return fail("E0614", f"`{path}` is not a sound .npz file", label=label, help="write it with numpy.savez")
-
+    """The arrays of an `.npz` file, in the order of their names. Raises E0611 and E0614."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > MAX_NPZ_BYTES:
-                raise bad(f"it unpacks to more than {MAX_NPZ_BYTES} bytes")
-            for member in members:
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    if version not in _NPY_HEADERS:
-                        raise bad(f"`{member.filename}` is of .npy version {version}")
-                    shape, _, dtype = _NPY_HEADERS[version](file)
-                    if dtype.hasobject:
-                        raise bad(f"`{member.filename}` holds Python objects, which are never unpickled")
-                    needed = math.prod(shape) * dtype.itemsize + file.tell()
-                    if needed != member.file_size:
-                        raise bad(f"`{member.filename}` claims {needed} bytes and has {member.file_size}")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in sorted(arrays.files)}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise bad(str(error)) from error
+        arrays = read_arrays(path)
+    except Unreadable as error:
+        if error.missing:
+            raise fail("E0611", f"there is no data file `{path}`", exit_code=2) from error
+        raise fail(
+            "E0614", f"`{path}` is not a sound .npz file", label=str(error), help="write it with numpy.savez"
+        ) from error
+    if "" in arrays:
+        raise fail("E0614", f"`{path}` is one array, not an .npz file", help="write it with numpy.savez")
+    return arrays
 
 
 KINDS = (
