@@ -43,7 +43,7 @@ def fold_batch_norm(graph: Graph, context: Context) -> bool:
     for region in list(graph.graphs()):
         for norm in [n for n in region.nodes if n.op is BATCH_NORM or (n.op is NORM and "running_var" in n.weights)]:
             layer = norm.operands[0].producer
-            if layer is None or region.use_count(layer.output) != 1 or not _folds(layer):
+            if layer is None or not _folds(layer) or region.use_count(layer.output) != 1:
                 continue
             if any(users[p] > 1 for p in (*layer.weights.values(), *norm.weights.values())):
                 continue
@@ -60,10 +60,12 @@ def _folds(layer: Node) -> bool:
 def _fold(graph: Graph, layer: Node, norm: Node, weights: Weights) -> None:
     weight, bias = _folded(layer, norm, weights)
     parameter = layer.weights["weight"]
-    shift = layer.weights.get("bias") or Parameter(f"{layer.name}.bias", norm.weights["running_mean"].type, ZEROS)
-    assert "bias" in layer.weights or shift.name not in weights, f"two parameters would be named {shift.name}"
     for gone in norm.weights.values():
         del weights[gone.name]
+    name = f"{layer.name}.bias"
+    while name in weights and "bias" not in layer.weights:  # a program may name its weights as it likes
+        name += "_"
+    shift = layer.weights.get("bias") or Parameter(name, norm.weights["running_mean"].type, ZEROS)
     stored = weights[parameter.name].dtype
     weights[parameter.name], weights[shift.name] = weight.astype(stored), bias.astype(stored)
     new = graph.add(

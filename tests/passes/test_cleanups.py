@@ -239,6 +239,29 @@ def test_batch_norm_is_not_folded_for_training_or_without_weights() -> None:
         assert not run_passes(graph, [FOLD_BATCH_NORM], context)[0].changed
 
 
+def test_batch_norm_behind_one_of_several_results_stays() -> None:
+    graph = loads(
+        "arch net()\ninput x: f32[N, 4, 5]\noutput y: f32[N, 4, 2]\nlet v, i = x -> top_k(2)\ny = v -> batch_norm\n"
+    )
+    assert not run_passes(graph, [FOLD_BATCH_NORM], Context(randomised(graph)))[0].changed
+
+
+def test_the_folded_bias_takes_no_name_that_a_program_has_given() -> None:
+    source = """arch net()
+input x: f32[N, 4, 5]
+output y: f32[N, 4, 5]
+let h = x -> linear(5, name = "first", bias = "c.bias")
+y = h -> conv(4, kernel = 3, bias = false, name = "c") -> batch_norm
+"""
+    graph = loads(source)
+    weights = randomised(graph)
+    x = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = outputs(graph, weights, x)
+    run_passes(graph, [FOLD_BATCH_NORM], Context(weights))
+    assert graph.parameters().keys() == weights.keys() == {"first.weight", "c.bias", "c.weight", "c.bias_"}
+    assert torch.allclose(outputs(graph, weights, x), expected, rtol=1e-12, atol=1e-12)
+
+
 PROGRAMS = {
     "resnet": """arch net(width: int = 4)
 input  x: f32[N, 3, 8, 8]
