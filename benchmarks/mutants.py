@@ -31,11 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = {
     "rules": (
         ("ir/ops/*.py", "ir/axes.py", "ir/dims.py"),
-        ("tests/ir", "tests/reference/test_torch.py", "tests/reference/test_axes.py"),
+        ("tests/ir", "tests/reference/test_flops.py", "tests/reference/test_axes.py", "tests/reference/test_torch.py"),
     ),
     "torch": (
         ("backends/torch/lowerings/*.py",),
-        ("tests/reference/test_torch.py", "tests/backends/torch/test_lowerings.py"),
+        ("tests/reference/test_torch.py", *(f"tests/backends/torch/test_{t}.py" for t in ("lowerings", "codegen"))),
     ),
     "tvm": (
         ("backends/tvm/lowerings/*.py", "backends/tvm/cpu/*.py"),

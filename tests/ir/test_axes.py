@@ -94,6 +94,19 @@ def test_a_recurrent_state_is_one_class() -> None:
     assert len(only.members) == 6  # both weights' rows, their biases, the recurrent weight's columns, the last layer
 
 
+def test_cuts_that_fit_are_cut_further() -> None:
+    """Sixes of two and threes of four are both twos of two of three; whichever cut comes first is cut by the other."""
+    program = (
+        "input x: f32[N, 6]\noutput y: f32[N, 2]\nlet h = x -> linear(12)\n"
+        "let a = h -> reshape([N, {}]) -> softmax(1) -> reshape([N, 12])\n"
+        "let b = h -> reshape([N, {}]) -> softmax(1) -> reshape([N, 12])\n"
+        "y = (a + b) -> linear(2)"
+    )
+    for first, second in (("2, 6", "4, 3"), ("4, 3", "2, 6")):
+        assert sorted(c.size for c in axes_of(program.format(first, second)).classes) == [2, 2, 3]
+    assert axes_of(program.format("3, 4", "4, 3")).classes == (), "the control"
+
+
 def test_cuts_that_do_not_fit_pin() -> None:
     axes = axes_of(
         "input x: f32[N, 6]\noutput y: f32[N, 2]\nlet h = x -> linear(12)\n"

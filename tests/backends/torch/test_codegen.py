@@ -66,10 +66,19 @@ def test_regions_are_nested_functions() -> None:
         ["let scale = parameter([4])"],
     )
     source = to_torch(graph).source
-    function = ast.parse("class M:\n" + source).body[0].body[0]  # type: ignore[attr-defined]
-    assert [n.name for n in function.body if isinstance(n, ast.FunctionDef)] == ["gate", "body"]
+    assert functions(source) == ["gate", "body"]
     assert "skip(" in source
     assert "threshold=0.25" in source
+    experts = graph_of(
+        ["x -> moe(router = linear(2), experts = copies(2, linear(4)), shared = linear(4), top_k = 1)"], ["f32[N, 4]"]
+    )
+    assert functions(to_torch(experts).source) == ["router", "expert0", "expert1", "shared"]
+
+
+def functions(source: str) -> list[str]:
+    """The names of the functions inside the last method."""
+    method = ast.parse("class M:\n" + source).body[0].body[-1]  # type: ignore[attr-defined]
+    return [n.name for n in method.body if isinstance(n, ast.FunctionDef)]
 
 
 @pytest.mark.parametrize(
