@@ -42,12 +42,12 @@ class Init:
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
         if self.kind == "uniform":
-            return rng.uniform(-self.a, self.a, shape)
-        draw = rng.standard_normal(shape)
+            return np.asarray(rng.uniform(-self.a, self.a, shape))
+        draw = np.asarray(rng.standard_normal(shape))  # of rank 0 it would be a scalar, not an array
         if self.kind == "trunc_normal":  # cut at two standard deviations, by redrawing
             while (far := np.abs(draw) > 2).any():
                 draw[far] = rng.standard_normal(int(far.sum()))
-        return draw * self.a
+        return np.asarray(draw * self.a)
 
 
 ZEROS, ONES = Init("constant", 0.0), Init("constant", 1.0)

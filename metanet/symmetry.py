@@ -162,13 +162,15 @@ def random_weights(graph: Graph, seed: int) -> dict[str, Array]:
 
 
 def _generic(parameter: Parameter, seed: int) -> Array:
+    import numpy as np
+
     from archc.ir.init import Init
 
     drawn = parameter.init.sample(parameter.shape, seed, parameter.name)
     if parameter.init.kind != "constant":
         return drawn
     spread = Init("uniform", 0.4).sample(parameter.shape, seed + 1, parameter.name)
-    return drawn + spread
+    return np.asarray(drawn + spread)
 
 
 def certify(

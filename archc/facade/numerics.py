@@ -78,7 +78,7 @@ def judge(graph: Graph, weights: Arrays, inputs: Arrays) -> Judge:
     epsilon = max((_epsilon(v.type.dtype) for v in (*graph.inputs, *graph.outputs)), default=2.0**-24)
 
     def signs(shape: Sequence[int]) -> NDArray[Any]:
-        return 1 + epsilon * rng.choice([-1.0, 1.0], tuple(shape))
+        return np.asarray(1 + epsilon * rng.choice([-1.0, 1.0], tuple(shape)))
 
     def run(wide: bool, nudged: bool = False) -> tuple[NDArray[Any], ...]:
         module = to_torch(graph, weights).eval()
@@ -172,7 +172,7 @@ def _tensor(array: Any, dtype: str, cast: bool) -> Any:
     from archc.backends.torch.module import TORCH_DTYPES
 
     if dtype not in FLOATS:
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.asarray(array, order="C"))
     wide = torch.from_numpy(np.array(array, dtype=np.float64))
     return wide if cast else wide.to(TORCH_DTYPES[dtype])
 

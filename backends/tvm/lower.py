@@ -151,7 +151,7 @@ class Lowerer:
 
     def constant(self, array: NDArray[Any]) -> Expr:
         # the dtype is spelled out: Relax makes every float64 that it is not told about a float32
-        return relax.const(np.ascontiguousarray(array) if array.ndim else array, str(array.dtype))
+        return relax.const(np.asarray(array, order="C"), str(array.dtype))
 
     def dim(self, dim: Dim) -> Any:
         """A dimension as Relax knows it: an int, or an int64 expression over the function's variables."""

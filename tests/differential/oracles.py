@@ -184,7 +184,7 @@ def exposed_graph(graph: Graph) -> Graph:
 
 
 def tensors(graph: Graph, inputs: Arrays, dtype: torch.dtype | None = None) -> list[torch.Tensor]:
-    found = [torch.from_numpy(np.ascontiguousarray(inputs[v.name])) for v in graph.inputs]
+    found = [torch.from_numpy(np.asarray(inputs[v.name], order="C")) for v in graph.inputs]
     return [x.to(dtype) if dtype is not None and x.is_floating_point() else x for x in found]
 
 

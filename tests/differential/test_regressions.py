@@ -8,6 +8,7 @@ import pytest
 from oracles import against_judge, compile_and_run, trial
 from random_nets import RandomNet
 
+from archc.backends.initial import InitialWeights
 from archc.grammar.load import loads
 from archc.grammar.printer import print_graph
 from archc.ir.canonical import canonical
@@ -110,4 +111,24 @@ def test_as_many_values_as_there_are_numbers(init: str) -> None:
 def test_what_tvm_computes_lane_by_lane(body: str, tmp_path: Path) -> None:
     text = f"arch a\ninput x: f32[N, 7, 5]\noutput y: f32[N, 7, 5]\ny = {body}\n"
     t = trial(RandomNet(0, 0, "", loads(text), text, {"N": 2}))
+    assert against_judge(t, compile_and_run([t], tmp_path)[0]) == ""
+
+
+RANK_0 = """arch a
+input x: f64[N, 4]
+input s: f64[]
+output y: f64[N, 4]
+output z: f64[]
+let squeezed = parameter([1], dtype = "f64", init = "normal(1.0)") -> squeeze(-1)
+def expert = fn(r) { return (r -> linear(4)) * squeezed }
+y = x -> moe(router = linear(2), experts = [expert, linear(4)], top_k = 1)
+z = s * parameter([], dtype = "f64", init = "trunc_normal(1.0)") + parameter([], dtype = "f64", init = "uniform(1.0)")
+"""
+
+
+def test_numbers_of_rank_0_stay_so(tmp_path: Path) -> None:
+    """Drawn, judged, folded while compiling, and captured by a region."""
+    t = trial(RandomNet(0, 0, "", loads(RANK_0), RANK_0, {"N": 5}))
+    assert t.judged.exact[1].shape == ()
+    assert {w.shape for name, w in InitialWeights(t.graph).items() if name.startswith("z.")} == {()}
     assert against_judge(t, compile_and_run([t], tmp_path)[0]) == ""

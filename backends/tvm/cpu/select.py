@@ -155,7 +155,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 
 
 def _constant(array: np.ndarray) -> relax.Expr:
-    return relax.const(np.ascontiguousarray(array), str(array.dtype))
+    return relax.const(np.asarray(array, order="C"), str(array.dtype))
 
 
 def _fold(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
