@@ -1,4 +1,4 @@
-"""A hundred thousand damaged programs: each must give a graph or a diagnostic, within five seconds.
+"""A hundred thousand damaged programs: each must give a graph or a diagnostic, within five seconds and a gigabyte.
 
     python benchmarks/fuzz.py --count 100000 --seed 0 --results fuzz.jsonl
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 from collections import Counter
@@ -37,7 +38,8 @@ def block(seed: int, start: int, folder: Path) -> dict[str, Any]:
             )
             print(f"{index} ({damaged.origin}): {found}", flush=True)
         codes[found.partition(":")[0]] += 1
-    return {"seed": seed, "start": start, "codes": codes, "slowest": round(slowest, 3), "bugs": bugs}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return {"seed": seed, "start": start, "codes": codes, "slowest": round(slowest, 3), "peak_mib": peak, "bugs": bugs}
 
 
 def main() -> None:
@@ -61,9 +63,10 @@ def main() -> None:
         codes.update(row["codes"])
     bugs = sum(len(r["bugs"]) for r in rows)
     print(f"{len(rows) * BLOCK} programs, {codes['graph']} of them still right, {len(codes)} kinds of outcome")
-    print(f"slowest {max((r['slowest'] for r in rows), default=0):.2f} s, {bugs} failures")
+    slowest, peak = (max((r[key] for r in rows), default=0) for key in ("slowest", "peak_mib"))
+    print(f"slowest {slowest:.2f} s, at most {peak} MiB of memory, {bugs} failures")
     print(", ".join(f"{code} {n}" for code, n in codes.most_common()))
-    sys.exit(bool(bugs))
+    sys.exit(bool(bugs) or peak > 1024)
 
 
 if __name__ == "__main__":
