@@ -108,7 +108,7 @@ def _run(step: Pass, graph: Graph, context: Context, done: Sequence[Ran]) -> Ran
         note = Note(f"in pass `{step.name}`{_after(done)}")
         noted = (replace(d, notes=(*d.notes, note)) for d in e.diagnostics)
         raise CompileError(*noted, exit_code=e.exit_code) from None
-    except Exception as e:
+    except Exception as e:  # whatever it is, it is a mistake of ours: say of which pass
         raise PassError(f"pass `{step.name}` failed{_after(done)}: {type(e).__name__}: {e}") from e
     seconds = time.perf_counter() - start
     really = _state(graph, context) != before

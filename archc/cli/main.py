@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         discard_stdout()
         return 0
-    except Exception:
+    except Exception:  # a mistake of ours: it becomes a report and exit code 70, never a traceback
         return _internal(arguments, as_json)
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from archc.cli.main import run
+from archc.cli.main import INTERNAL, run
 
 WINE = """\
 arch wine(hidden = 8)
@@ -55,14 +56,22 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def archc(capsys: pytest.CaptureFixture[str]) -> Archc:
-    def call(*arguments: object) -> Ran:
+    def call(*arguments: object, bug: bool = False) -> Ran:
+        """An internal error is a failure of the test, unless the test planted the `bug`."""
         capsys.readouterr()
         code = run([str(a) for a in arguments])
         caught = capsys.readouterr()
         assert "Traceback" not in caught.out + caught.err
+        assert (code == INTERNAL) == bug, told(caught.err)
         return Ran(code, caught.out, caught.err)
 
     return call
+
+
+def told(err: str) -> str:
+    """What the report of an internal error says."""
+    report = re.search(r"report it with (.*)", err)
+    return Path(report[1]).read_text() if report else err
 
 
 @pytest.fixture

@@ -110,11 +110,37 @@ def test_our_mistakes_leave_a_report_and_no_traceback(archc, wine, monkeypatch):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("archc.grammar.load.check", broken)
-    ran = archc("check", wine)
+    ran = archc("check", wine, bug=True)
     assert ran.code == INTERNAL
+    assert "this is a bug in archc, not in your program" in ran.err
     report = Path(ran.err.split()[-1])
     assert "ZeroDivisionError: a bug" in report.read_text()
+    assert f"arguments: ['check', '{wine}']" in report.read_text()
     report.unlink()
+    with pytest.raises(AssertionError, match="ZeroDivisionError: a bug"):
+        archc("check", wine)  # what every test that planted no bug makes of one
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("archc.grammar.parser.Machine.run", ["check", "{wine}"]),
+        ("archc.ir.graph.bind", ["summary", "{wine}"]),
+        ("archc.ir.canonical._Canonicaliser.result", ["hash", "{wine}"]),
+        ("archc.grammar.format.format_source", ["fmt", "{wine}", "--check"]),
+    ],
+)
+def test_a_planted_bug_is_never_taken_for_a_mistake_of_the_user(archc, wine, monkeypatch, place, arguments):
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(place, broken)
+    for options in ([], ["--json"]):
+        ran = archc(*(a.format(wine=wine) for a in arguments), *options, bug=True)
+        report = Path(ran.err.split()[-1])
+        assert "KeyError: 'planted'" in report.read_text()
+        assert "error[E" not in ran.err
+        report.unlink()
 
 
 def test_an_unwritable_place_is_told_before_training(archc, digits, tmp_path):

@@ -65,13 +65,14 @@ def python() -> Callable[..., str]:
 @pytest.fixture
 def archc(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """A command as `archc` would run it, in this process: exit code, stdout, stderr."""
-    from archc.cli.main import run
+    from archc.cli.main import INTERNAL, run
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         code = run([str(a) for a in arguments])
         caught = capsys.readouterr()
         assert "Traceback" not in caught.out + caught.err
+        assert code != INTERNAL, caught.err
         return code, caught.out, caught.err
 
     return call

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from margins import close_call
-from oracles import Trial, against_judge, decompositions, in_torch, trial
+from oracles import Trial, against_judge, in_torch, trial
 from random_nets import random_net
 
 from archc.grammar.load import loads
@@ -89,7 +89,6 @@ def test_passes_keep_the_function(index: int) -> None:
         assert structurally_equal(graph, loads(print_graph(graph))) is None, name
         if name in SETTLED:
             assert not any(ran.changed for ran in run_passes(graph, passes, context)), name
-    assert decompositions(t) == "" or close_call(t.graph, t.weights, t.inputs)
     assert print_graph(t.graph) == before, "passes ran on copies"
 
 
