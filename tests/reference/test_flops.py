@@ -55,6 +55,8 @@ COUNTED = [
     ('einsum("ij,jk->ik")(x, y)', ("f32[2, 3]", "f32[3, 5]"), 2 * 2 * 3 * 5),
     ('einsum("ij,jk,kl->il")(x, y, z)', ("f32[2, 3]", "f32[3, 5]", "f32[5, 7]"), 2 * 2 * 3 * 5 + 2 * 2 * 5 * 7),
     ('einsum("ij,j,k->ik")(x, y, z)', ("f32[2, 3]", "f32[3]", "f32[5]"), 2 * 2 * 3 + 2 * 2 * 5),
+    # (what only one operand has is summed before the product, uncounted)
+    ('einsum("ij,jkm->ik")(x, y)', ("f32[2, 3]", "f32[3, 5, 4]"), 2 * 2 * 3 * 5),
     ('einsum("ij->i")(x)', ("f32[2, 3]",), 6),
     ('einsum("ij->ji")(x)', ("f32[2, 3]",), 0),
     # attention: q, k, v and out, then scores and sums of two heads of three
