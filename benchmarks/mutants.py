@@ -82,12 +82,15 @@ class Change:
     kind: str
     new: ast.AST
 
+    @property
+    def before(self) -> str:
+        return ast.unparse(self.node)[:80]
+
     def mutant(self, path: Path, family: str) -> Mutant:
         changed = _Replace(self.node, self.new).visit(self.tree)
         source = ast.unparse(ast.fix_missing_locations(changed))
         _Replace(self.new, self.node).visit(self.tree)
-        before = ast.unparse(self.node)[:80]
-        return Mutant(family, str(path.relative_to(ROOT)), self.node.lineno, self.kind, before, source)
+        return Mutant(family, str(path.relative_to(ROOT)), self.node.lineno, self.kind, self.before, source)
 
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
@@ -211,6 +214,18 @@ def chosen(seed: int, count: int, families: list[str]) -> list[Mutant]:
     return picked
 
 
+def survivors(path: Path) -> list[Mutant]:
+    """The mutants that survived an earlier run, in the sources of today; what is no longer there is left out."""
+    found = []
+    for row in map(json.loads, path.read_text().splitlines()):
+        if not row["killed"]:
+            file = ROOT / row["file"]
+            like = [c for c in possible(file) if c.kind == row["kind"] and c.before == row["before"]]
+            like.sort(key=lambda c: abs(c.node.lineno - row["line"]))
+            found += [c.mutant(file, row["family"]) for c in like[:1]]
+    return found
+
+
 def run(mutant: Mutant, tree: Path, jobs: int) -> dict[str, Any]:
     """Put the mutant into the copied tree, run its suites, and put the file back."""
     target = tree / mutant.file
@@ -252,18 +267,20 @@ def main() -> None:
     parser.add_argument("--family", choices=sorted(FAMILIES), action="append")
     parser.add_argument("--jobs", type=int, default=1, help="processes of pytest-xdist")
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--survivors", type=Path, metavar="RESULTS", help="try the survivors of an earlier run again")
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
     done = {(r["file"], r["line"], r["kind"], r["before"]) for r in rows}
     with tempfile.TemporaryDirectory() as scratch, given.results.open("a") as file:
         tree = copied_tree(Path(scratch))
-        for family in given.family or sorted(FAMILIES):
+        families = given.family or sorted(FAMILIES)
+        for family in families:
             path = next(p for pattern in FAMILIES[family][0] for p in ROOT.glob(pattern))
             same = Mutant(family, str(path.relative_to(ROOT)), 0, "none", "", path.read_text(encoding="utf-8"))
             control = run(same, tree, given.jobs)
             if control["killed"]:
                 sys.exit(f"the suites of {family} fail without a mutant: {control['how']}")
-        for mutant in chosen(given.seed, given.count, given.family or sorted(FAMILIES)):
+        for mutant in survivors(given.survivors) if given.survivors else chosen(given.seed, given.count, families):
             if (mutant.file, mutant.line, mutant.kind, mutant.before) in done:
                 continue
             rows.append(run(mutant, tree, given.jobs))
@@ -271,9 +288,9 @@ def main() -> None:
             file.flush()
             print(f"{'killed  ' if rows[-1]['killed'] else 'SURVIVED'} {mutant.file}:{mutant.line} {mutant.kind}: "
                   f"{mutant.before} ({rows[-1]['seconds']} s)", flush=True)  # fmt: skip
-    survivors = [r for r in rows if not r["killed"]]
-    print(f"{len(rows)} mutants, {len(rows) - len(survivors)} killed, {len(survivors)} survived")
-    for r in survivors:
+    alive = [r for r in rows if not r["killed"]]
+    print(f"{len(rows)} mutants, {len(rows) - len(alive)} killed, {len(alive)} survived")
+    for r in alive:
         print(f"  {r['file']}:{r['line']} {r['kind']}: {r['before']}")
 
 
