@@ -20,6 +20,7 @@ from archc.cli.options import (
     Target,
     Threads,
     Weights,
+    keep,
     open_model,
     parse_batch,
     parse_dims,
@@ -70,6 +71,7 @@ def compile_(
     from archc.facade.compile import verify as compare
 
     begin = time.monotonic()
+    keep(file, weights, from_=out)
     model, size = open_model(file, settings, dims), parse_batch(batch)
     options: dict[str, Any] = {"seed": seed, "threads": threads, "batch": size, "passes": passes or (), "cache": cache}
     verification = None
@@ -117,6 +119,7 @@ def run(
     from archc.facade.compile import load_artifact
     from archc.facade.run import predictions, run_files, write_outputs
 
+    keep(out, *(Path(text) for given in inputs for text in (given, given.partition("=")[2]) if text), from_=write)
     artifact = load_artifact(out, threads=threads)
     if artifact.manifest.seed_initialised:
         note("the weights are nothing but an initialisation: train the network and compile it with `--weights`")
@@ -259,12 +262,15 @@ def profile(
         else:
             _tell_facts(facts)
         return
+    for written in (trace, chart):
+        keep(out, from_=written)
+    if chart:
+        _demand_suffix(chart, (".svg", ".png"))
     artifact = load_artifact(out, threads=threads)
     result = measure(artifact, random_inputs_of(artifact, batch or 1, parse_dims(dims), seed), runs=runs)
     if trace:
         result.write_trace(trace)
     if chart:
-        _demand_suffix(chart, (".svg", ".png"))
         result.chart(chart)
     if as_json:
         print_json(result.to_json())
@@ -300,6 +306,7 @@ def export(
     """
     from archc.facade.export import export as write
 
+    keep(file, weights, from_=out)
     model = open_model(file, settings, dims)
     write(model, out, format.value, weights, seed=seed)
     if format is Format.torch:

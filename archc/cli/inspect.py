@@ -18,6 +18,7 @@ from archc.cli.options import (
     Second,
     Seed,
     Set,
+    keep,
     open_model,
     parse_dims,
     parse_values,
@@ -103,8 +104,9 @@ def show(
 
     Example: archc show examples/unet.arch -o unet.html
     """
-    model = open_model(file, settings, dims)
     path = out or Path(f"{file.stem}.svg")
+    keep(file, from_=path)
+    model = open_model(file, settings, dims)
     model.draw(path)
     if as_json:
         print_json({"file": path})

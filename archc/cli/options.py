@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,18 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text.strip('"')
+
+
+def keep(*read: Path | None, from_: Path | None) -> None:
+    """Refuse to write to `from_` what would replace a file that the command reads: a typing error would cost it."""
+    for file in read:
+        if file and from_ and os.path.exists(file) and os.path.exists(from_) and os.path.samefile(file, from_):
+            raise fail(
+                "E0029",
+                f"`{from_}` is read by this command, which would write over it",
+                help="choose another name for what is written",
+                exit_code=2,
+            )
 
 
 def open_model(file: Path, settings: list[str] | None = None, dims: list[str] | None = None) -> Model:

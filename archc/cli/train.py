@@ -10,7 +10,7 @@ import typer
 
 from archc.cli import console
 from archc.cli.console import note, print_json
-from archc.cli.options import Dims, File, Json, Seed, Set, Threads, Weights, open_model, parse_pairs, register
+from archc.cli.options import Dims, File, Json, Seed, Set, Threads, Weights, keep, open_model, parse_pairs, register
 
 if TYPE_CHECKING:
     from archc.facade.train import Trained
@@ -58,6 +58,7 @@ def train(
     flags: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device}
     options = {name: value for name, value in flags.items() if value is not None}
     options = {"seed": seed} | options | parse_pairs(recipe, "--recipe")
+    keep(file, Path(task.partition("?")[0].partition(":")[2] or file), from_=out)
     model = open_model(file, settings, dims)
 
     from archc.backends.torch.training import Recipe

@@ -91,6 +91,35 @@ def test_errors(archc, monkeypatch, tmp_path, arguments, code, exit_code):
     assert not Path("x.archc").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compile", "net.arch", "-o", "net.arch"],
+        ["compile", "net.arch", "--weights", "w.safetensors", "-o", "w.safetensors"],
+        ["export", "net.arch", "--format", "torch", "-o", "sub/../net.arch"],
+        ["show", "net.arch", "-o", "link.svg"],
+        ["train", "net.arch", "--task", "digits", "-o", "net.arch"],
+        ["train", "net.arch", "--task", "npz:w.safetensors?val=0.1", "-o", "w.safetensors"],
+        ["run", "net.archc", "--input", "x=in.npz", "-o", "in.npz"],
+        ["run", "net.archc", "--input", "x.npy", "-o", "x.npy"],
+        ["profile", "net.archc", "--trace", "net.archc"],
+        ["profile", "net.archc", "--chart", "net.archc"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_read_is_not_written_over(archc, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    for name in ("net.arch", "w.safetensors", "net.archc", "in.npz", "x.npy"):
+        Path(name).write_text(BAD)
+    Path("link.svg").symlink_to("net.arch")
+    ran = archc(*arguments)
+    assert (ran.code, "error[E0029]" in ran.err) == (2, True), ran
+    assert all(p.read_text() == BAD for p in tmp_path.iterdir() if p.is_file())
+    ran = archc(*arguments[:-1], "other.svg")
+    assert "E0029" not in ran.err, "another place is fine; what is in the files is not"
+
+
 def test_a_missing_import_is_a_wrong_program(archc, tmp_path):
     file = tmp_path / "a.arch"
     file.write_text(BAD.replace("linaer", "linear").replace("input", 'import "std/nothing.arch"\ninput'))
