@@ -200,11 +200,14 @@ class Artifact:
         native.use_threads(self.threads)
         try:
             return machine.main(*tensors, *self._weights)
+        except IndexError as error:
+            words = _last_line(error)
+            raise fail("E0529", words, help="limit it with `clamp`, or correct what computes it") from error
         except (RuntimeError, ValueError, TypeError) as error:
             raise fail(
                 "E0524",
                 f"the compiled code of `{self.manifest.name}` failed",
-                label=str(error).strip().splitlines()[-1][-500:] if str(error).strip() else type(error).__name__,
+                label=_last_line(error),
                 help="an input is empty: give it one element or more along each axis"
                 if any(0 in tensor.shape for tensor in tensors)
                 else "`archc verify` compares it with the reference",
@@ -395,6 +398,11 @@ def _as_array(port: Port, value: Any) -> Array:
         f"input `{port.name}` needs dtype {needed.name}; found {array.dtype.name}",
         help=f"cast it: `{port.name}.astype('{needed.name}')`",
     )
+
+
+def _last_line(error: Exception) -> str:
+    said = str(error).strip()
+    return said.splitlines()[-1][-500:] if said else type(error).__name__
 
 
 def _index_problems(port: Port, array: Array) -> list[Diagnostic]:

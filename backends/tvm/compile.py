@@ -73,7 +73,7 @@ def compile_graph(
 
     prepared = prepare(graph, weights, passes, dump)
     facts = facts_of(graph, weights, weights_origin, preprocessing, prepared.passes)
-    module = lower(prepared.graph, prepared.weights, spec.kind)
+    module = lower(prepared.graph, prepared.weights, spec.kind, index_bounds(graph))
     return compile_module(module, path, spec=spec, facts=facts, source=source)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
-from tvm import te, tirx
+from tvm import ir, te, tirx
 
 from archc.backends.tvm.cpu.emit import Emitter
 
 Expr = Any
+
+APART = {"op_pattern": 8}
+"""Attributes of a kernel that is not to be fused: TVM would move it to before the size of its result is known, or knows
+nothing of what is in it.
+"""
 
 
 def rank(x: te.Tensor, largest: bool, floats: bool) -> te.Tensor:
@@ -98,6 +104,26 @@ def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[t
 def copy(x: te.Tensor) -> te.Tensor:
     """x again: kept apart from what made it, so that what reads it is too."""
     return te.compute(x.shape, lambda *at: x(*at), name="copy")
+
+
+def checked(index: te.Tensor, size: Expr, words: str, *told: te.Tensor) -> te.Tensor:
+    """index again, once each element has been found to be from 0 to size - 1; else the call fails with an IndexError.
+
+    `told` is the tensor whose shape `size` comes from, where it is open.
+    """
+
+    def write(ins: Any, outs: Any) -> Any:
+        out = Emitter()
+        with ExitStack() as loops:
+            at = [loops.enter_context(out.loop(extent, name="i")) for extent in index.shape]
+            value = out.bind("value", tirx.Cast("int64", ins[0][tuple(at)]) if at else ins[0][()])
+            inside = tirx.all(value >= 0, value < size)
+            # the condition comes first, whatever the signature in Python says
+            out.add(tirx.AssertStmt(inside, ir.StringImm("IndexError"), [ir.StringImm(words)]))
+            out.store(outs[0], at, ins[0][tuple(at)])
+        return out.finish()
+
+    return te.extern([index.shape], [index, *told], write, name="checked", dtype=[index.dtype])
 
 
 def stacked(index: te.Tensor, destinations: int, capacity: float | None) -> te.Tensor:

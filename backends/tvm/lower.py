@@ -142,6 +142,7 @@ class Lowerer:
     name: str = "main"
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Value, Expr] = field(default_factory=dict)
+    bounds: dict[Value, int] = field(default_factory=dict)
     count: int = 0
 
     def fresh(self) -> int:
@@ -196,26 +197,35 @@ class Lowerer:
             self.values[value] = expr if plain else self.bb.emit(expr)
 
 
-def lower(graph: Graph, weights: Mapping[str, NDArray[Any]], kind: str = "cpu") -> tvm.IRModule:
+def lower(
+    graph: Graph, weights: Mapping[str, NDArray[Any]], kind: str = "cpu", bounds: Mapping[str, int] | None = None
+) -> tvm.IRModule:
     """A Relax module whose function `main` takes the inputs in order and returns the outputs, flat.
 
     The graph holds only ops that have a lowering: see `archc.ir.decompose`. `weights` are arrays by parameter name;
-    `kind` of target is "cpu" or "cuda".
+    `kind` of target is "cpu" or "cuda"; `bounds` tell of inputs whose elements are checked, before each call, to be
+    from 0 to bound - 1.
 
     Raises: CompileError E0507 when a symbol of an input cannot be read off a shape (`f32[2*T]` with no bare `T`).
     """
     bb = relax.BlockBuilder()
-    add_function(bb, "main", graph, weights, kind)
+    add_function(bb, "main", graph, weights, kind, bounds)
     return bb.get()
 
 
 def add_function(
-    bb: relax.BlockBuilder, name: str, graph: Graph, weights: Mapping[str, NDArray[Any]], kind: str = "cpu"
+    bb: relax.BlockBuilder,
+    name: str,
+    graph: Graph,
+    weights: Mapping[str, NDArray[Any]],
+    kind: str = "cpu",
+    bounds: Mapping[str, int] | None = None,
 ) -> None:
     """Lower a graph to a function of the module that `bb` builds; see `lower`."""
     import archc.backends.tvm.lowerings  # noqa: F401  (fills the table)
 
-    lowerer = Lowerer(bb, weights, kind, name)
+    checked = {v: bounds[v.name] for v in graph.inputs if bounds and v.name in bounds}
+    lowerer = Lowerer(bb, weights, kind, name, bounds=checked)
     bare = {str(d) for v in graph.inputs for d in v.type.shape}
     for symbol in graph.symbols():
         if symbol not in bare:

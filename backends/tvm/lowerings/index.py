@@ -9,8 +9,8 @@ from tvm import relax
 
 from archc.backends.tvm import equations
 from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.bounds import look_up
 from archc.backends.tvm.lowerings.elementwise import number
-from archc.backends.tvm.lowerings.linear import take
 from archc.ir.ops import index
 from archc.ir.ops.shape import swapped
 from archc.ir.types import NUMPY_NAMES
@@ -20,12 +20,14 @@ op = relax.op
 
 @lowering(index.GATHER)
 def _gather(n: TvmNode) -> Any:
-    return op.gather_elements(n.x, n.args[1], n.p.axis % n.type.rank)
+    axis = n.p.axis % n.type.rank
+    return look_up(n, 1, n.node.inputs[0].type.shape[axis], lambda index: op.gather_elements(n.x, index, axis))
 
 
 @lowering(index.INDEX_SELECT)
 def _index_select(n: TvmNode) -> Any:
-    return take(n, n.x, n.args[1], n.p.axis % n.type.rank)
+    axis = n.p.axis % n.type.rank
+    return look_up(n, 1, n.node.inputs[0].type.shape[axis], lambda index: op.take(n.x, index, axis, mode="clip"))
 
 
 @lowering(index.ONE_HOT)

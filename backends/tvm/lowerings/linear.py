@@ -7,9 +7,9 @@ from typing import Any
 from tvm import relax
 
 from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.bounds import look_up
 from archc.ir.dims import Dim, product
 from archc.ir.ops.linear import EINSUM, EMBEDDING, LINEAR, MATMUL, parse_equation
-from archc.ir.types import FLOATS
 
 op = relax.op
 
@@ -23,14 +23,10 @@ def _linear(n: TvmNode) -> Any:
     return y if bias is None else op.add(y, bias)
 
 
-def take(n: TvmNode, table: Any, index: Any, axis: int) -> Any:
-    """Slices of a table. An index that is out of range gives NaN, or where there is none the nearest slice."""
-    return op.take(table, index, axis, mode="nan" if n.type.dtype in FLOATS else "clip")
-
-
 @lowering(EMBEDDING)
 def _embedding(n: TvmNode) -> Any:
-    return take(n, n.weight("weight"), n.x, 0)
+    table = n.weight("weight")
+    return look_up(n, 0, n.p.count, lambda index: op.take(table, index, 0, mode="clip"))
 
 
 @lowering(MATMUL)

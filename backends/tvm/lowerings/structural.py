@@ -16,6 +16,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from archc.backends.tvm import equations
+from archc.backends.tvm.equations import APART
 from archc.backends.tvm.lower import TvmNode, lowering
 from archc.backends.tvm.lowerings.index import top_indices
 from archc.ir.dims import product, symbols
@@ -23,9 +24,6 @@ from archc.ir.graph import Graph
 from archc.ir.ops.structural import EXIT, MOE, SKIP, moe_by_token, moe_regions, skip_by_token
 
 op = relax.op
-
-APART = {"op_pattern": 8}
-"""Not to be fused: TVM would move the kernel to before the size of its result is known."""
 
 
 def _region(n: TvmNode, region: Graph, *formals: Any) -> list[Any]:
