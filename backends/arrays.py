@@ -1,4 +1,4 @@
-"""numpy's files, `.npy` and `.npz`, read as hostile: nothing is unpickled, and no size is believed before it is checked."""
+"""numpy's files, `.npy` and `.npz`, read as hostile: nothing is unpickled, no size is believed before it is checked."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def read_arrays(path: Path | str) -> dict[str, Array]:
 
 @contextlib.contextmanager
 def open_regular(path: Path | str) -> Iterator[IO[bytes]]:
-    """A file to read that is a file: a pipe would block for ever, a device would never end. Raises: Unreadable, OSError."""
+    """A file to read, if it is one: a pipe would block for ever, a device would never end.
+
+    Raises: Unreadable, OSError.
+    """
     with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Unreadable("it is not a regular file")
@@ -98,10 +101,11 @@ def _array(file: IO[bytes], size: int, what: str) -> Array:
     needed, left = math.prod(shape) * dtype.itemsize, size - file.tell()
     if not needed <= min(left, MAX_BYTES):
         raise Unreadable(f"{what} claims {needed} bytes of data and has {left}")
-    data = np.empty(needed, np.uint8)
+    data: Any = np.empty(needed, np.uint8)
     room = memoryview(data)
     while room and (count := file.readinto(room)):  # type: ignore[attr-defined]
         room = room[count:]
     if room:
         raise Unreadable(f"{what} is truncated")
-    return data.view(dtype).reshape(shape, order="F" if fortran else "C")
+    array: Array = data.view(dtype).reshape(shape, order="F" if fortran else "C")
+    return array

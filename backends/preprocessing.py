@@ -6,6 +6,7 @@ One home for the rule, so that a network sees at work what it saw in training. N
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_PIXELS = 64_000_000
 MAX_IMAGE_BYTES = 256 << 20
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
+_PPM = re.compile(rb"P[56](?:(?:\s|#[^\n]*\n)+\d+){3}\s")  # in text, or with a comment without end, it takes for ever
 
 
 class Preprocessing(BaseModel):
@@ -109,6 +111,10 @@ def read_image(path: Path | str, size: int, channels: int) -> Array:
     try:
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise bad(f"{path.stat().st_size} bytes; the limit is {MAX_IMAGE_BYTES}")
+        with path.open("rb") as file:
+            head = file.read(1024)
+        if head[:1] == b"P" and not _PPM.match(head):
+            raise bad("it is neither a binary PGM nor PPM file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we judge by our own, lower limit
             with Image.open(path, formats=FORMATS) as opened:

@@ -30,12 +30,11 @@ from typing import Any
 import numpy as np
 
 from archc.ir.diagnostics import CompileError, Diagnostic, Note, did_you_mean, fail
-from archc.ir.types import NUMPY_NAMES, TensorType
+from archc.ir.types import MAX_RANK, NUMPY_NAMES, TensorType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's limit
-MAX_RANK = 32
 METADATA = "__metadata__"
 DIGEST = "archc.sha256"  # in the metadata: the SHA-256 of the file with zeros in the digest's own place
 _NO_DIGEST = "0" * 64

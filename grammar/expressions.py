@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
@@ -58,7 +57,6 @@ from archc.grammar.values import (
     Tensor,
     contains_poison,
     describe,
-    flatten,
     is_number,
     is_tensor,
     tensors_of,
@@ -75,8 +73,10 @@ MAX_DEPTH = 1500
 
 MAX_CALLS = 50_000
 """Calls of definitions with different arguments: numbers alone, which make no node, can expand without end, too."""
-MAX_LIST = 1_000_000
-"""Items of a list, those of its lists included."""
+MAX_LIST = 100_000
+"""Items of a list, those of its lists included, and tensors that are fed together."""
+MAX_LISTS = 100
+"""Lists inside one another."""
 
 
 class Expressions(Emitter):
@@ -86,6 +86,7 @@ class Expressions(Emitter):
         super().__init__(limits)
         self.choices_open = False  # are choices left open, as `check` does for a space?
         self._depth = 0
+        self._nested: dict[int, tuple[Any, int, int]] = {}  # nested lists by id: the list itself, its items, its depth
 
     @property
     @abstractmethod
@@ -197,13 +198,20 @@ class Expressions(Emitter):
                     help="a list is written with `[ ]`",
                 )
             items += found
+            if len(items) > MAX_LIST:
+                raise fail("E0009", f"more than {MAX_LIST} tensors are fed together", expr.span)
         return Bundle(tuple(items))
 
     def _list(self, expr: List, env: Env, at: Place) -> Any:
         items = tuple([self.evaluate(item, env, at) for item in expr.items])
-        nested = any(isinstance(item, tuple) for item in items)
-        if nested and sum(1 for _ in islice(flatten(items), MAX_LIST + 1)) > MAX_LIST:
-            raise fail("E0009", f"a list has more than {MAX_LIST} items", expr.span)
+        if any(isinstance(item, tuple) for item in items):
+            inner = [self._nested.get(id(item), (item, len(item), 1)) for item in items if isinstance(item, tuple)]
+            count = len(items) - len(inner) + sum(count for _, count, _ in inner)
+            depth = 1 + max(depth for _, _, depth in inner)
+            self._nested[id(items)] = items, count, depth
+            if count > MAX_LIST or depth > MAX_LISTS:
+                raise fail("E0009", f"a list has more than {MAX_LIST} items, or {MAX_LISTS} lists inside one another",
+                           expr.span)  # fmt: skip
         return items
 
     def _if(self, expr: If, env: Env, at: Place) -> Any:

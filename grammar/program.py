@@ -30,7 +30,7 @@ from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, d
 from archc.ir.diagnostics import CompileError, Note, Span, TooManyMistakes, did_you_mean, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph, Value
-from archc.ir.types import TensorType
+from archc.ir.types import MAX_RANK, TensorType
 
 
 class Program:
@@ -191,6 +191,9 @@ class Program:
 
     def _type(self, port: Port) -> TensorType | Poison:
         dtype = dtype_of(port.type)
+        if len(port.type.dims) > MAX_RANK:
+            raise fail("E0316", f"a tensor has at most {MAX_RANK} axes", port.name.span,
+                       label=f"`{port.name.text}` has {len(port.type.dims)}")  # fmt: skip
         shape = []
         for dim in port.type.dims:
             if isinstance(dim, Rest):

@@ -14,7 +14,7 @@ from archc.ir.diagnostics import suggest
 from archc.ir.dims import Dim
 from archc.ir.init import INIT_NAMES, ONES, ZEROS, Init, parse_init
 from archc.ir.signature import Axis, Letter, Product, Rest, Signature, Size, Sum, Tensor, atoms, parse_signature
-from archc.ir.types import FLOATS, INTEGERS, TensorType
+from archc.ir.types import FLOATS, INTEGERS, MAX_RANK, TensorType
 
 if TYPE_CHECKING:
     from archc.ir.graph import Graph, GraphBuilder, Node, Value
@@ -247,6 +247,8 @@ def _bind(op: OpDef[P], call: Call[P]) -> Bound:
         op.check(call, found)
     results = tuple(TensorType(_shape(t, found, signature), matcher.dtype(t)) for t in signature.results)
     for result in results:
+        if result.rank > MAX_RANK:
+            raise BindError("E0316", f"a tensor has at most {MAX_RANK} axes", label=f"`{op.name}` makes {result.rank}")
         for size in result.shape:
             if isinstance(size, int) and size < 0:
                 raise BindError(

@@ -25,6 +25,9 @@ NUMPY_NAMES: Mapping[str, str] = {
 }
 """The names by which numpy, torch and TVM know our dtypes."""
 
+MAX_RANK = 32
+"""Axes of a tensor: torch, numpy and files of weights take no more everywhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
