@@ -5,8 +5,9 @@ defaults and the order of the operands of sums and products do not count; identi
 dropped. Which weights are shared does count. The canonical order of the parameters, under which weights are stored and
 found again for an equal network written otherwise, comes with it.
 
-Operands of commutative chains are sorted by a hash of what they compute and where it is used (colour refinement,
-forward and backward); the text that is hashed numbers nodes and parameters in the order of a walk from the outputs.
+What no output needs and identities are removed first. Operands of commutative chains are sorted by a hash of what they
+compute and where it is used (colour refinement, forward and backward); the text that is hashed numbers nodes and
+parameters in the order of a walk from the outputs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from archc.ir.clone import clone
+from archc.ir.dead import has_dead_code, remove_dead_code
 from archc.ir.dims import Dim, Expr, substitute, symbol
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.op import Params
+from archc.ir.ops.shape import IDENTITY
 from archc.ir.types import TensorType
 
 
@@ -41,7 +45,20 @@ def canonical(graph: Graph) -> Canonical:
     >>> canonical(Graph("a")).hash == canonical(Graph("b")).hash
     True
     """
-    return _Canonicaliser(graph).result()
+    return _Canonicaliser(_needed(graph)).result()
+
+
+def _needed(graph: Graph) -> Graph:
+    """The graph without dead code and identities, which would stand between operands that can be sorted together."""
+    if not has_dead_code(graph) and not any(node.op is IDENTITY for node in graph.walk()):
+        return graph
+    copy = clone(graph)
+    for region in copy.graphs():
+        for node in region.nodes:
+            if node.op is IDENTITY:
+                node.output.replace_all_uses(node.inputs[0], region)
+    remove_dead_code(copy)
+    return copy
 
 
 class _Canonicaliser:
@@ -50,6 +67,7 @@ class _Canonicaliser:
         self.renamed: dict[str, Dim] = {s: symbol(f"s{i}") for i, s in enumerate(graph.symbols())}
         self.scopes: dict[Graph, dict[str, Dim]] = {}  # of each region, outer symbols included
         self.texts: dict[tuple[Params, int], str] = {}
+        self.chains: dict[Node, tuple[Value, ...]] = {}
         self.forward: dict[Value, bytes] = {}
         self.backward: dict[Value, bytes] = {}
         self.roles: dict[Parameter, list[tuple[Node, str]]] = {}
@@ -102,10 +120,9 @@ class _Canonicaliser:
         for value, colour in zip(graph.inputs, inputs, strict=True):
             self.forward[value] = _digest(colour, self.type(value.type).encode())
         for node in graph.nodes:
-            if is_identity(node):
-                self.forward[node.outputs[0]] = self.forward[node.inputs[0]]
+            if self.is_link(node):  # its chain is looked at as a whole
                 continue
-            parts = [self.forward[v] for v in self.chain(node)[0]]
+            parts = [self.forward[v] for v in self.operands(node)]
             if node.op.commutative:
                 parts.sort()
             parts += [role.encode() + self.colours[p] for role, p in sorted(node.weights.items())]
@@ -119,18 +136,11 @@ class _Canonicaliser:
         self.renamed = before
 
     def _backward(self, graph: Graph, above: dict[Value, list[bytes]]) -> None:
-        links: set[Node] = set()
         for node in reversed(graph.nodes):
-            colours = [self._close(v, above) for v in node.outputs]
-            if node in links:  # inside a commutative chain: its head speaks for it
+            if self.is_link(node):
                 continue
-            if is_identity(node):
-                above.setdefault(node.inputs[0], []).extend(above.get(node.outputs[0], ()))
-                continue
-            own = _digest(self.forward[node.outputs[0]], *colours)
-            operands, inner = self.chain(node)
-            links |= inner
-            for position, value in enumerate(operands):
+            own = _digest(self.forward[node.outputs[0]], *[self._close(v, above) for v in node.outputs])
+            for position, value in enumerate(self.operands(node)):
                 place = b"" if node.op.commutative else str(position).encode()
                 above.setdefault(value, []).append(_digest(own, place))
             for i, region in enumerate(node.regions):
@@ -142,27 +152,32 @@ class _Canonicaliser:
         colour = self.backward[value] = _digest(*sorted(above.get(value, ())))
         return colour
 
-    def chain(self, node: Node) -> tuple[Sequence[Value], set[Node]]:
-        """The inputs of a node (of a commutative chain: a, b, c for `(a + b) + c`), and the links of the chain.
-
-        A link that something else reads too, or that broadcasts, ends the chain.
-        """
+    def operands(self, node: Node) -> Sequence[Value]:
+        """The inputs of a node; of the last of a commutative chain, those of the chain: a, b, c for `(a + b) + c`."""
         if not node.op.commutative:
-            return node.inputs, set()
-        operands: list[Value] = []
-        links: set[Node] = set()
-        stack = list(reversed(node.inputs))
-        while stack:
-            value = stack.pop()
-            inner = value.producer
-            same = inner is not None and inner.op is node.op and inner.params == node.params
-            once = sum(value.uses.values()) == 1 and value not in self.outputs
-            if inner is not None and same and once and value.type == node.outputs[0].type:
-                links.add(inner)
-                stack += reversed(inner.inputs)
-            else:
-                operands.append(value)
-        return operands, links
+            return node.inputs
+        if node not in self.chains:
+            found: list[Value] = []
+            stack = list(reversed(node.inputs))
+            while stack:
+                value = stack.pop()
+                inner = value.producer
+                if inner is not None and self.is_link(inner):
+                    stack += reversed(inner.inputs)
+                else:
+                    found.append(value)
+            self.chains[node] = tuple(found)
+        return self.chains[node]
+
+    def is_link(self, node: Node) -> bool:
+        """Is the node within a commutative chain: read once, by the same op, without broadcasting?"""
+        value = node.outputs[0]
+        if not node.op.commutative or value in self.outputs or list(value.uses.values()) != [1]:
+            return False
+        (reader,) = value.uses
+        if reader.op is not node.op or reader.params != node.params or value not in reader.operands:
+            return False
+        return reader.outputs[0].type == value.type
 
     def spec(self, parameter: Parameter) -> bytes:
         return f"{parameter.type}{parameter.trainable}".encode()
@@ -224,13 +239,10 @@ class _Writer:
                 stack += reversed(waiting)
                 continue
             stack.pop()
-            if is_identity(node):
-                self.numbers[value] = self.numbers[operands[0]]
-            else:
-                self.write(node, operands)
+            self.write(node, operands)
 
-    def ordered(self, node: Node) -> list[Value]:
-        operands = list(self.colours.chain(node)[0])
+    def ordered(self, node: Node) -> Sequence[Value]:
+        operands = self.colours.operands(node)
         return sorted(operands, key=self.colours.colour) if node.op.commutative else operands
 
     def write(self, node: Node, operands: Sequence[Value]) -> None:
@@ -254,11 +266,6 @@ class _Writer:
             self.weights[parameter] = f"p{len(self.weights)}"
             self.parameters.append(parameter)
         return f"{self.weights[parameter]} {self.colours.spec(parameter).decode()}"
-
-
-def is_identity(node: Node) -> bool:
-    """A node that hands its input on."""
-    return node.op.name == "identity"
 
 
 def _digest(*parts: bytes) -> bytes:

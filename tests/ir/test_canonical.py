@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from archc.grammar.load import loads
@@ -107,3 +109,48 @@ def test_regions_count() -> None:
     a = "x -> moe(router = linear(2), experts = copies(2, linear(8)), top_k = 1)"
     b = "x -> moe(router = linear(3), experts = copies(3, linear(8)), top_k = 1)"
     assert canonical(loads(head + two.format(a, b))).hash == canonical(loads(head + two.format(b, a))).hash
+
+
+DEAD = "arch a\ninput x: f32[N, 8]\ninput m: f32[8]\noutput y: f32[N, 8]\noutput z: f32[N, 8]\n"
+READ_ELSEWHERE = {  # a program, and statements that no output needs
+    "a link of a chain": ("let s = x + (x -> tanh)\ny = s + (x -> sigmoid)\nz = x\n", "let d = s -> relu"),
+    "one of two equal operands": (
+        "let a = x -> linear(8)\nlet b = x -> linear(8)\ny = a + b\nz = a -> {}\n", "let d = {} -> exp",
+    ),
+    "a shared weight": ("share f = linear(8)\ny = f(x) + (x -> linear(8))\nz = x\n", "let d = f(x * 2.0)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", READ_ELSEWHERE)
+def test_what_no_output_needs_does_not_count_wherever_it_reads(what: str) -> None:
+    program, dead = READ_ELSEWHERE[what]
+    for act in ("tanh", "sigmoid", "relu", "gelu", "elu", "silu"):  # which of two equal operands is first is by chance
+        alone = canonical(loads(DEAD + program.format(act))).hash
+        for read in ("a", "b"):
+            assert canonical(loads(DEAD + program.format(act) + dead.format(read))).hash == alone
+    used = dead.replace("let d", "z").format("b")
+    assert canonical(loads(DEAD + program.format("tanh").rpartition("z =")[0] + used)).hash != alone
+
+
+def test_a_capture_that_no_region_needs_does_not_count() -> None:
+    body = "y = x -> skip(gate = linear(1), body = fn(v) {{ {} return v -> tanh }})\nz = x"
+    hashes = [canonical(loads(DEAD + body.format(s))).hash for s in ("", "let unused = v * m")]
+    assert hashes[0] == hashes[1]
+    assert canonical(loads(DEAD + body.replace("tanh", "add(m)").format(""))).hash != hashes[0]
+
+
+def test_an_identity_does_not_part_a_chain() -> None:
+    sums = [
+        "x + ((x -> tanh) + (x -> sin))",
+        "x + (((x -> tanh) + (x -> sin)) -> identity())",
+        "(x + sin(x)) + tanh(x)",
+    ]
+    assert len({canonical(loads(f"{DEAD}y = {s}\nz = x -> identity()")).hash for s in sums}) == 1
+
+
+def test_a_long_sum_takes_linear_time() -> None:
+    """4000 terms took eight minutes when each link of the chain looked at the rest of it."""
+    graph = loads(f"arch a\ninput x: f32[N]\noutput y: f32[N]\ny = {' + '.join(['x', '(x -> relu)'] * 2000)}")
+    start = time.process_time()
+    canonical(graph)
+    assert time.process_time() - start < 5
