@@ -17,6 +17,9 @@ from typing import Any
 
 from archc.grammar.calls import region_names
 from archc.grammar.regions import fresh_name
+from archc.grammar.tables import keywords
+from archc.grammar.tree import RESERVED as FORBIDDEN
+from archc.grammar.tree import STATEMENT_WORDS
 from archc.ir.dims import Dim, Expr, substitute, symbol, symbols
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.init import Init
@@ -25,27 +28,7 @@ from archc.ir.types import TensorType
 
 WIDTH = 110
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-RESERVED = frozenset(
-    [
-        "if",
-        "then",
-        "else",
-        "choose",
-        "range",
-        "repeat",
-        "as",
-        "fn",
-        "return",
-        "require",
-        "when",
-        "and",
-        "or",
-        "not",
-        "true",
-        "false",
-        "none",
-    ]
-)
+RESERVED = keywords() - (STATEMENT_WORDS - FORBIDDEN)
 """Words that mean something inside an expression; `input` and the like are names there."""
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 

@@ -77,3 +77,12 @@ def load() -> Tables:
         ignored=frozenset(data["ignored"]),
         nesting=frozenset(data["nesting"]),
     )
+
+
+def keywords() -> frozenset[str]:
+    """The words of the language.
+
+    >>> sorted(keywords())[:3]
+    ['and', 'arch', 'as']
+    """
+    return frozenset(word for word in load().words.values() if word and word.isalpha())
