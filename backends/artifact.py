@@ -26,7 +26,6 @@ import json
 import mmap
 import operator
 import os
-import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from archc.backends.arrays import open_regular
 from archc.backends.preprocessing import Preprocessing
 from archc.backends.tvm.targets import TargetSpec
 from archc.backends.weights import Array, atomic_file, dtype_name, view_weights
@@ -83,12 +83,20 @@ class Port(_Record):
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.dims))}]"
 
 
+class SizeNeed(_Record):
+    """An expression over the symbols of the inputs that must not be negative, and what that means in words."""
+
+    size: Annotated[str, Field(max_length=1000), AfterValidator(_checked_dim)]
+    words: Annotated[str, Field(max_length=2000)]
+
+
 class Facts(_Record):
     """What the caller knows of a network that it compiles."""
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    needs: tuple[SizeNeed, ...] = ()
     ir_hash: str
     weights_hash: str
     weights_origin: str = "file"  # or `seed:0`, `predicted:MODEL`
@@ -161,7 +169,10 @@ def dim_value(text: str, symbols: Mapping[str, int] | None) -> int | None:
                 return int(_OPERATORS[type(op)](a, b))
         raise ValueError(f"`{text}` is not a dimension")
 
-    return value(_parsed(text))
+    try:
+        return value(_parsed(text))
+    except RecursionError as error:
+        raise ValueError(f"`{text}` is not a dimension") from error
 
 
 @lru_cache(1024)
@@ -230,9 +241,9 @@ class Container:
 def is_artifact(path: Path | str) -> bool:
     """Whether the file begins as an artifact does."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(len(MAGIC)) == MAGIC
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -394,11 +405,8 @@ def _damaged(path: Path, label: str) -> CompileError:
 def _mapped(path: Path) -> memoryview:
     """The file as memory: private, so that a stray write never reaches the disk."""
     try:
-        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise fail("E0509", f"cannot read the artifact `{path}`", label="it is not a regular file")
-            if not status.st_size:
+        with open_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except (OSError, ValueError) as error:

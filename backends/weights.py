@@ -13,9 +13,11 @@ of it claimed by exactly one tensor.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import secrets
@@ -142,14 +144,17 @@ _unfinished: dict[Path, Path] = {}  # temporary files that are being written, an
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` to write to; synced and renamed over `path` if the block succeeds.
 
-    The temporary name keeps the suffix, for writers that choose a format by it. Raises E0608 when the place cannot be
-    written.
+    The temporary name keeps the suffix, for writers that choose a format by it. A link stays a link, and a file keeps
+    its mode; what is no file, such as /dev/null, is not replaced by one. Raises E0608 when the place cannot be written.
     """
     path = Path(path)
     inner = path in _unfinished  # somebody's temporary file, who will rename it: it can be written as it is
-    temporary = path if inner else path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
-    final = _unfinished.setdefault(temporary, path)
+    final = path if inner else Path(os.path.realpath(path))
+    stem = os.fsdecode(os.fsencode(final.stem)[:120])  # a file name has 255 bytes at most
+    temporary = path if inner else final.with_name(f".{stem}.{secrets.token_hex(8)}{final.suffix[:16]}")
+    named = _unfinished.setdefault(temporary, path)
     try:
+        mode = None if inner else _mode(final)
         if not inner:
             # Not tempfile: its files are private, and ours should have the mode that a plain open() gives.
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -157,16 +162,29 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         if not inner:
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
-            os.replace(temporary, path)
+                if mode is not None:
+                    os.fchmod(written.fileno(), mode)
+            os.replace(temporary, final)
     except OSError as error:
         raise fail(
-            "E0608", f"cannot write `{final}`", label=error.strerror or str(error), help="choose another place"
+            "E0608", f"cannot write `{named}`", label=error.strerror or str(error), help="choose another place"
         ) from error
     finally:
         if not inner:
             del _unfinished[temporary]
             with contextlib.suppress(OSError):
                 temporary.unlink()  # gone already, unless something failed
+
+
+def _mode(path: Path) -> int | None:
+    """The mode of the file that is to be replaced, None where there is none; OSError for what is no file."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
+    return stat.S_IMODE(mode)
 
 
 def read_weights(path: Path | str, needed: Mapping[str, TensorType] | None = None) -> Weights:
@@ -232,7 +250,13 @@ def _read_file(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise fail("E0601", f"cannot read weights from `{path}`", label=f"it is {what}")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            if status.st_size:  # the header is checked before memory is taken for the rest
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                    _read_header(view, path)
+            return file.read()
+    except MemoryError:
+        raise fail("E0601", f"there is no memory for the {status.st_size} bytes of `{path}`") from None
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise fail(

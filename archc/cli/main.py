@@ -1,12 +1,14 @@
 """The entry point: runs a command and turns what goes wrong into diagnostics and exit codes.
 
 0 ok · 1 the input is wrong · 2 usage · 3 verification mismatch · 4 target or device unavailable · 70 internal ·
-124 timeout · 130 interrupted
+124 timeout · 130 interrupted · 143 terminated
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,34 +17,50 @@ from typing import Any, NoReturn
 
 import typer
 
-from archc.cli.console import discard_stdout, note, print_json, report
+from archc.cli.console import StdoutError, discard_stdout, note, open_streams, print_json, report
 from archc.ir.diagnostics import CompileError, Diagnostic, did_you_mean
 
 INTERNAL = 70
 INTERRUPTED = 130
+TERMINATED = 143
 
 _UsageError: Any = typer.BadParameter.__base__  # typer may carry its own click: this name is right either way
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `archc` with the given arguments (the process's by default), and exit."""
+    open_streams()
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+class Terminated(BaseException):
+    """SIGTERM: what is unfinished is cleaned up on the way out, as after Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Terminated
 
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
-    as_json = "--json" in arguments
+    as_json, code = "--json" in arguments, 0
     try:
-        code = _run(arguments)
+        try:
+            code = _run(arguments)
+        except CompileError as e:
+            code = e.exit_code
+            report(e.diagnostics, as_json)
         sys.stdout.flush()
-    except CompileError as e:
-        report(e.diagnostics, as_json)
-        return e.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        discard_stdout()
-        return 0
+    except Terminated:
+        code = TERMINATED
+    except StdoutError as e:
+        unwritten = _unwritten(e)
+        code = code or unwritten
     except Exception:  # a mistake of ours: it becomes a report and exit code 70, never a traceback
         return _internal(arguments, as_json)
     if code == INTERRUPTED:
@@ -90,6 +108,15 @@ def _mistaken(error: Any, message: str) -> tuple[str, list[str]]:
     if choice := re.search(r"`([^`]*)` is not one of (.*)", message):
         return choice[1], re.findall(r"`(.*?)`", choice[2])
     return "", []
+
+
+def _unwritten(error: StdoutError) -> int:
+    """The results have no reader, which is the reader's choice, or no room."""
+    discard_stdout()
+    if error.unread:
+        return 0
+    report([Diagnostic("E0608", "cannot write to stdout", label=str(error), help="choose another place")])
+    return 1
 
 
 def _internal(arguments: list[str], as_json: bool) -> int:
