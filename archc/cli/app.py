@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from archc.cli import build, inspect, machine, train
-from archc.cli.console import discard_stdout
-
-
-class _Root(TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError as e:  # typer itself would end with 1
-            discard_stdout()
-            raise typer.Exit from e
-
 
 app = typer.Typer(
-    cls=_Root,
     help="A compiler and laboratory for neural architectures.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from archc.ir.diagnostics import Diagnostic, render
 
@@ -57,9 +58,55 @@ def note(text: str, at: int = 0) -> None:
         print(text, file=sys.stderr)
 
 
+class StdoutError(Exception):
+    """stdout does not take the results: nobody reads it any more (`archc summary … | head`), or its disk is full."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason.strerror)
+        self.unread = isinstance(reason, BrokenPipeError)
+
+
+class _Stdout(io.FileIO):
+    """Its failures are told apart from those of other files."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as e:
+            raise StdoutError(e) from e
+
+
+class _Stderr(io.FileIO):
+    """Remarks, which people may have stopped reading: no training ends for that."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def open_streams() -> None:
+    """Make stdout and stderr what a command needs: open, lest a file of its own take their numbers, and able to print
+    every character, if need be as its code."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the smallest free number: this one
+    sys.stdout = _text(_Stdout(1, "w", closefd=False), sys.stdout)
+    sys.stderr = _text(_Stderr(2, "w", closefd=False), sys.stderr)
+
+
+def _text(raw: io.FileIO, like: TextIO | None) -> TextIO:
+    encoding = like.encoding if like else "utf-8"
+    line_buffering = isinstance(raw, _Stderr) or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=line_buffering)
+
+
 def discard_stdout() -> None:
-    """Nobody reads stdout any more (`archc summary … | head`): send what is left of it nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Send what is left of stdout nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _source(file: str) -> str | None:
