@@ -19,6 +19,7 @@ from tvm import relax, te, tirx
 from archc.backends.tvm.cpu.emit import Emitter, as_int, ceil_div, index, product
 from archc.backends.tvm.cpu.gemm import by_height, matmul_constant
 from archc.backends.tvm.cpu.loops import Machine, divisor, over_vectors, unravel
+from archc.backends.tvm.cpu.phases import Phases
 from archc.backends.tvm.cpu.program import Evaluator, Program, Stage
 from archc.backends.tvm.cpu.tile import Epilogue, Tile, column_block
 
@@ -83,7 +84,7 @@ def convolution(
         name = "conv"
 
     def equation(x: te.Tensor, packed: te.Tensor) -> te.Tensor:
-        padded = _padded(x, window)
+        padded = padded_input(x, window)
         n, *spatial, _ = padded.shape
         extents = [
             (s - (k - 1) * d - 1) // stride + 1
@@ -102,17 +103,17 @@ def convolution(
             source = padded[(batch, *where, group * inputs + channel[0])]
             return te.sum(source * packed[column], axis=[*taps, *channel])
 
-        attributes = {"archc.kernel": name, "own": own, **_attributes(window)}
+        attributes = {"archc.kernel": name, "own": own, **attributes_of(window)}
         return te.compute((n, *extents, outputs), term, name=name, attrs=attributes)
 
     return builder.call_te(equation, x, relax.const(packed), primfunc_name_hint=name, primfunc_attrs={"op_pattern": 4})
 
 
-def _attributes(window: Window) -> dict[str, list[int]]:
+def attributes_of(window: Window) -> dict[str, list[int]]:
     return {"strides": list(window.strides), "dilation": list(window.dilation)}
 
 
-def _padded(x: te.Tensor, window: Window) -> te.Tensor:
+def padded_input(x: te.Tensor, window: Window) -> te.Tensor:
     if not window.pads:
         return x
     n, *spatial, channels = x.shape
@@ -159,7 +160,13 @@ class _Kernel:
         self.dilation = [int(d) for d in anchor.attributes["dilation"]]
         self.own = int(anchor.attributes["own"])
         self.source, self.packed = anchor.value.a.source, anchor.value.b.source
-        self.batch, *self.extents = [a.extent for a in anchor.axes[:-1]]
+        self.batch, *self.outputs = [a.extent for a in anchor.axes[:-1]]
+        facts = [[int(i) for i in anchor.attributes.get(name, ())] for name in ("taps", "phases", "zeros")]
+        self.phases = [Phases.of(*at) for at in zip(*facts, strict=True)]
+        self.phase: list[Expr] = []  # the one being computed
+        self.extents = self.outputs
+        if self.phases:  # the first is the longest
+            self.extents = [ceil_div(e, p.stride) for e, p in zip(self.outputs, self.phases, strict=True)]
         self.channels = int(anchor.axes[-1].extent)
         rank = len(self.extents)
         shape = [int(d) for d in self.packed.shape]
@@ -172,7 +179,8 @@ class _Kernel:
             self.block = self.lanes
             self.blocks = self.channels // self.block
         else:
-            self.groups, self.blocks, *self.kernel, self.inputs, self.block = shape
+            self.groups, self.blocks, *taps, self.inputs, self.block = shape
+            self.kernel = taps[-rank:]
             self.lanes = min(machine.isa.lanes, self.block)
         self.padded = next((s for s in program.stages if s.name == "padded"), None)
         self.evaluator = Evaluator(program, self.out)
@@ -191,9 +199,11 @@ class _Kernel:
             total = self.groups * self.blocks
             share = -(-total // split)
             count = share if total % share == 0 else tirx.min(index(share), total - part * share)
-            with out.loop(count, name="block") as own:
-                block = out.bind("block", part * share + own)
-                self._tiles(plan, source, image, top, first_row, block)
+            with out.loop(product([p.stride for p in self.phases]), name="phase") as phase:
+                self.phase = [out.bind("r", r) for r in unravel(phase, [p.stride for p in self.phases])]
+                with out.loop(count, name="block") as own:
+                    block = out.bind("block", part * share + own)
+                    self._tiles(plan, source, image, top, first_row, block)
             if self.depthwise and self.channels % self.block:
                 with out.when(tirx.EQ(part, index(split - 1))) if split > 1 else nullcontext():
                     self._last_channels(plan, source, image, top, first_row)
@@ -243,6 +253,7 @@ class _Kernel:
             return (lambda at: source[(image, *at)]), top * self.strides[0]
         stage = self.padded
         deep = (rows - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+        deep += 1 if self.phases else 0  # some phases begin one row further down
         shape = [deep, *[a.extent for a in stage.axes[2:]]]
         scratch = out.scratch("rows", shape, "float32")
         first = out.bind("first", top * self.strides[0])
@@ -362,6 +373,12 @@ class _Kernel:
     ) -> None:
         out = self.out
         sums = Tile.zero(out, len(places), channels.width, self.lanes)
+        counts: list[Expr] = self.kernel
+        if self.phases:
+            counts = [p.count(r) for p, r in zip(self.phases, self.phase, strict=True)]
+            moves = [out.bind("move", p.shift(r)) for p, r in zip(self.phases, self.phase, strict=True)]
+            places = [[q + move for q, move in zip(at, moves, strict=True)] for at in places]
+            place, valid = self._spread(place, valid)
 
         def read(pixel: int, taps: Sequence[Expr], channel: Expr) -> Expr:
             at = [p * s + t * d for p, s, t, d in zip(places[pixel], self.strides, taps, self.dilation, strict=True)]
@@ -371,16 +388,42 @@ class _Kernel:
             for taps in itertools.product(*map(range, self.kernel)):
                 self._depthwise_tap(sums, read, [index(t) for t in taps], channels.first)
         else:
-            with out.loop(int(np.prod(self.kernel)), name="tap") as tap, out.loop(self.inputs, name="k") as k:
-                at = unravel(tap, self.kernel)
+            with out.loop(product(counts), name="tap") as tap, out.loop(self.inputs, name="k") as k:
+                at = unravel(tap, counts)
                 sums.accumulate(
                     out,
                     lambda r, c: (
                         read(r, at, channels.group * self.inputs + k)
-                        * self.packed[(channels.group, channels.column, *at, k, c)]
+                        * self.packed[(channels.group, channels.column, *self.phase, *at, k, c)]
                     ),
                 )
         self.epilogue.store(sums, place, valid, channels.first, channels.count, channels.spare)
+
+    def _spread(
+        self, place: Callable[[Expr], Expr], valid: Callable[[Expr], Expr | None]
+    ) -> tuple[Callable[[Expr], Expr], Callable[[Expr], Expr | None]]:
+        """`place` and `valid` of the output, from those that count the pixels of a phase."""
+
+        def coordinates(row: Expr) -> list[Expr]:
+            image, *at = unravel(place(row), [self.batch, *self.extents])
+            return [image, *(q * p.stride + r for q, p, r in zip(at, self.phases, self.phase, strict=True))]
+
+        def moved(row: Expr) -> Expr:
+            flat, *rest = coordinates(row)
+            for at, extent in zip(rest, self.outputs, strict=True):
+                flat = flat * extent + at
+            return flat
+
+        def inside(row: Expr) -> Expr | None:
+            known = valid(row)
+            conditions = [] if known is None else [known]
+            for at, extent, phases in zip(coordinates(row)[1:], self.outputs, self.phases, strict=True):
+                number = as_int(extent)
+                if number is None or number % phases.stride:
+                    conditions.append(at < extent)
+            return tirx.all(*conditions) if conditions else None
+
+        return moved, inside
 
     def _depthwise_tap(self, sums: Tile, read: Callable[..., Expr], at: list[Expr], first: Expr) -> None:
         sums.accumulate(self.out, lambda r, c: read(r, at, first + c) * self.packed[(*at, first + c)])

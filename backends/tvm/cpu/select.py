@@ -14,7 +14,7 @@ import numpy as np
 import tvm_ffi
 from tvm import ir, relax, tirx
 
-from archc.backends.tvm.cpu import conv, gemm, norms, pool
+from archc.backends.tvm.cpu import conv, gemm, norms, pool, transposed
 from archc.backends.tvm.cpu.emit import as_int
 from archc.backends.tvm.cpu.loops import Machine
 
@@ -248,7 +248,6 @@ def _convolve(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 
 @rule("nn.conv1d_transpose", "nn.conv2d_transpose", "nn.conv3d_transpose")
 def _convolve_transposed(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
-    """The gradient of a convolution: a convolution by the mirrored kernel over an input spread by the stride."""
     x, weight = call.args
     array = self.constant(weight)
     if array is None or _dtype(call) != "float32" or _dtype(x) != "float32":
@@ -256,27 +255,13 @@ def _convolve_transposed(self: SelectKernels, call: relax.Call) -> relax.Expr | 
     attrs = call.attrs
     if not str(attrs.data_layout).startswith("NC") or not str(attrs.kernel_layout).startswith("IO"):
         return None
-    ndim, groups = rank(x) - 2, int(attrs.groups)
-    inputs, outputs, *kernel = array.shape
-    mirrored = np.flip(array, axis=tuple(range(2, 2 + ndim)))
-    grouped = mirrored.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
-    filters = np.ascontiguousarray(grouped.reshape(groups * outputs, inputs // groups, *kernel))
-    padding = [int(p) for p in attrs.padding]
-    reach = [(k - 1) * int(d) for k, d in zip(kernel, attrs.dilation, strict=True)]
-    extra = [int(p) for p in attrs.output_padding]
-    before = tuple(r - p for r, p in zip(reach, padding[:ndim], strict=True))
-    after = tuple(r - p + e for r, p, e in zip(reach, padding[ndim:], extra, strict=True))
-    if min((*before, *after)) < 0:
-        return None  # padding beyond the kernel crops; TVM's equations do that
-    window = conv.Window(
-        strides=(1,) * ndim,
-        before=before,
-        after=after,
-        dilation=tuple(int(d) for d in attrs.dilation),
-        spread=tuple(int(s) for s in attrs.strides),
-    )
+    plain = transposed.as_convolution(array, attrs)
+    if plain is None:
+        return None
     last = self.channels_last(x)
-    return self.channels_first(conv.convolution(self.builder_, last, filters, window, groups, self.machine))
+    return self.channels_first(
+        transposed.transposed_convolution(self.builder_, last, *plain, int(attrs.groups), self.machine)
+    )
 
 
 # Pools and reductions over space

@@ -124,20 +124,54 @@ def test_convolution_of_symbolic_size(symbolic: str, depthwise: bool) -> None:
     check_convolution(np.random.default_rng(20), symbolic, ndim=2, depthwise=depthwise)
 
 
-@pytest.mark.parametrize(("stride", "padding", "extra", "groups"), [(2, 1, 1, 1), (3, 0, 0, 2), (1, 1, 0, 1)])
-def test_transposed_convolution(stride: int, padding: int, extra: int, groups: int) -> None:
-    rng = np.random.default_rng(3)
-    x, weight = draw(rng, 2, 6, 5, 7), draw(rng, 6, 5, 3, 3)
+def check_transposed(rng: np.random.Generator, symbolic: str = "none", **case: Any) -> None:
+    """One random transposed convolution (or that of `case`), with bias and ReLU, against torch."""
+    ndim = case.get("ndim", int(rng.integers(1, 4)))
+    groups, each_in, each_out = int(rng.choice([1, 1, 2])), int(rng.integers(1, 20)), int(rng.integers(1, 40))
+    kernel = case.get("kernel", [int(k) for k in rng.integers(1, 6, ndim)])
+    stride = case.get("stride", [int(s) for s in rng.integers(1, 4, ndim)])
+    dilation = case.get("dilation", [1] * ndim)
+    padding = [int(rng.integers(0, (k - 1) * d + 1)) for k, d in zip(kernel, dilation, strict=True)]
+    extra = [int(rng.integers(0, max(s, d))) for s, d in zip(stride, dilation, strict=True)]
+    size = [int(s) for s in rng.integers(5, 12 if ndim < 3 else 8, ndim)]
+    batch = 47 if symbolic != "none" else int(rng.integers(1, 4))
+    x, weight = draw(rng, batch, groups * each_in, *size), draw(rng, groups * each_in, each_out, *kernel)
+    bias = draw(rng, groups * each_out, *(1,) * ndim)
+    options = {"padding": padding, "output_padding": extra, "dilation": dilation, "groups": groups}
 
-    def network(_emit: Any, x: Any) -> Any:
-        return op.nn.conv2d_transpose(
-            x, relax.const(weight), strides=stride, padding=padding, output_padding=extra, groups=groups
-        )
+    def network(emit: Any, x: Any) -> Any:
+        transposed = getattr(op.nn, f"conv{ndim}d_transpose")
+        y = emit(transposed(x, relax.const(weight), strides=stride, **options))
+        return op.nn.relu(emit(op.add(y, relax.const(bias))))
 
-    expected = functional.conv_transpose2d(
-        double(x), double(weight), stride=stride, padding=padding, output_padding=extra, groups=groups
-    )
-    assert_close(run(network, x)(x), expected)
+    reference = getattr(functional, f"conv_transpose{ndim}d")
+    expected = torch.relu(reference(double(x), double(weight), stride=stride, **options) + double(bias))
+    sizes = {"none": (), "batch": (batch,), "all": (batch, *set(size))}[symbolic]
+    compiled = run(network, x, symbolic=() if groups * each_in in sizes else sizes)
+    assert_close(compiled(x), expected, what=f"{x.shape} by {weight.shape}, {stride=}, {options}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_transposed_convolutions_of_any_shape(seed: int) -> None:
+    check_transposed(np.random.default_rng(30 + seed))
+
+
+@pytest.mark.parametrize(
+    ("symbolic", "kernel"), [("none", [4, 4]), ("none", [3, 1]), ("batch", [2, 1]), ("all", [4, 3])]
+)
+def test_transposed_convolution_that_enlarges(symbolic: str, kernel: list[int]) -> None:
+    """Kernels that divide evenly by the stride, that do not, and that leave outputs which no input reaches."""
+    check_transposed(np.random.default_rng(40), symbolic, ndim=2, kernel=kernel, stride=[2, 2])
+
+
+def test_transposed_convolution_with_dilation() -> None:
+    check_transposed(np.random.default_rng(41), ndim=2, kernel=[3, 2], stride=[2, 2], dilation=[1, 2])
+
+
+@pytest.mark.slow
+def test_three_hundred_transposed_convolutions() -> None:
+    for seed in range(300):
+        check_transposed(np.random.default_rng(7000 + seed), ("none", "batch", "all")[seed % 3])
 
 
 def test_a_residual_block_is_four_kernels() -> None:
