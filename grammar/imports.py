@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from archc.grammar.limits import Limits
 
 STANDARD = "std/"
-BELOW = "move the file to this folder or below it; the standard library is imported as `\"std/…\"`"
+BELOW = 'move the file to this folder or below it; the standard library is imported as `"std/…"`'
 
 
 @cache

@@ -21,7 +21,6 @@ from archc.ir.clone import clone
 from archc.ir.dead import has_dead_code, remove_dead_code
 from archc.ir.dims import Dim, Expr, substitute, symbol
 from archc.ir.graph import Graph, Node, Parameter, Value
-from archc.ir.op import Params
 from archc.ir.ops.shape import IDENTITY
 from archc.ir.types import TensorType
 
@@ -66,7 +65,7 @@ class _Canonicaliser:
         self.graph = graph
         self.renamed: dict[str, Dim] = {s: symbol(f"s{i}") for i, s in enumerate(graph.symbols())}
         self.scopes: dict[Graph, dict[str, Dim]] = {}  # of each region, outer symbols included
-        self.texts: dict[tuple[Params, int], str] = {}
+        self.texts: dict[Node, str] = {}
         self.chains: dict[Node, tuple[Value, ...]] = {}
         self.forward: dict[Value, bytes] = {}
         self.backward: dict[Value, bytes] = {}
@@ -130,7 +129,7 @@ class _Canonicaliser:
                 formals = [_digest(b"formal", str(i).encode()) for i in range(len(region.inputs) - node.captures)]
                 self._forward(region, [*formals, *(self.forward[v] for v in node.captured)])
                 parts += [self.forward[v] for v in region.outputs]
-            own = _digest(node.op.name.encode(), self.params(node.params).encode(), *parts)
+            own = _digest(node.op.name.encode(), self.params(node).encode(), *parts)
             for value in node.outputs:
                 self.forward[value] = _digest(own, str(value.index).encode()) if value.index else own
         self.renamed = before
@@ -185,12 +184,12 @@ class _Canonicaliser:
     def type(self, type_: TensorType) -> str:
         return str(type_.substitute(self.renamed))
 
-    def params(self, params: Params) -> str:
-        key = params, id(self.renamed)
-        text = self.texts.get(key)
+    def params(self, node: Node) -> str:
+        text = self.texts.get(node)
         if text is None:
-            fields = ((k, self.field(getattr(params, k))) for k in type(params).model_fields)
-            text = self.texts[key] = ",".join(f"{k}={v!r}" for k, v in fields)
+            spelled = node.op.spelled(node.call, node.bound) if node.op.spelled is not None else {}
+            written = {name: getattr(node.params, name) for name in type(node.params).model_fields}
+            text = self.texts[node] = ",".join(f"{k}={self.field(v)!r}" for k, v in {**written, **spelled}.items())
         return text
 
     def field(self, value: Any) -> Any:
@@ -251,7 +250,7 @@ class _Writer:
         weights = [f"{role}:{self.weight(p)}" for role, p in sorted(node.weights.items())]
         self.lines.append(
             " ".join(
-                [*(self.numbers[v] for v in node.outputs), "=", node.op.name, self.colours.params(node.params)]
+                [*(self.numbers[v] for v in node.outputs), "=", node.op.name, self.colours.params(node)]
                 + [self.numbers[v] for v in operands]
                 + weights
             )

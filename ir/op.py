@@ -99,6 +99,11 @@ class Call(Generic[P]):
         return tuple(found)
 
 
+def counted(*names: str, extra: int = 0) -> Callable[[Call[Any], Bound], Mapping[str, Any]]:
+    """For `OpDef.spelled`: parameters that are axes, counted from 0."""
+    return lambda call, bound: {name: call.axis(getattr(call.params, name), extra=extra) for name in names}
+
+
 InitRule = Callable[[Any, tuple[int, ...], "Dims"], Init]
 """(params, shape, sizes of the letters) -> initial values; a bias finds its layer's fan-in in the sizes."""
 
@@ -161,6 +166,8 @@ class OpDef(Generic[P]):
     regions   names of the regions (subgraphs) that the op carries; `region_lines` gives the signature of each in the
               letters of `line`; a name that starts with `*` stands for one or more
     check     raises BindError for what line and sizes cannot say
+    spelled   the parameters that one may write in several ways or leave open, spelled out: axes counted from 0, a
+              number for each axis, a default that depends on the operands. Calls that agree in these are the same
     decompose emits simpler ops for a node and returns the values that replace its results
     example   an expression for tests and docs, applied to `example_inputs`
     """
@@ -176,6 +183,7 @@ class OpDef(Generic[P]):
     regions: tuple[str, ...] = ()
     region_lines: Callable[[Call[P]], Sequence[str]] | None = None
     check: Callable[[Call[P], Dims], None] | None = None
+    spelled: Callable[[Call[P], Bound], Mapping[str, Any]] | None = None
     decompose: Callable[[GraphBuilder, Node], Sequence[Value]] | None = None
     commutative: bool = False
     elementwise: bool = False
@@ -509,5 +517,6 @@ __all__ = [
     "Weight",
     "WeightSpec",
     "bind",
+    "counted",
     "register",
 ]

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from archc.ir.graph import GraphBuilder, Node, Value
 from archc.ir.init import Init
-from archc.ir.op import BindError, Call, NoParams, OpDef, Params, Weight, register
+from archc.ir.op import BindError, Call, NoParams, OpDef, Params, Weight, counted, register
 from archc.ir.ops.constants import scalar
 from archc.ir.ops.elementwise import ADD, CLAMP, DIV, MUL
 from archc.ir.ops.reduce import axis_letters
@@ -183,6 +183,7 @@ SOFTMAX = register(
         doc="`eˣ` divided by its sum along `axis`; permuting the axis permutes the result, so it stays free.",
         line=_softmax_line,
         params=SoftmaxParams,
+        spelled=counted("axis"),
         operands=("x",),
         flops=14,
         example="softmax",
@@ -195,6 +196,7 @@ LOG_SOFTMAX = register(
         doc="The logarithm of the softmax along `axis`, without overflow.",
         line=_softmax_line,
         params=SoftmaxParams,
+        spelled=counted("axis"),
         operands=("x",),
         flops=14,
         example="log_softmax(axis = 1)",

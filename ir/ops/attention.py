@@ -8,7 +8,7 @@ channels and tokens, a causal mask its tokens, ALiBi its heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
@@ -469,12 +469,18 @@ def _decompose_attention(b: GraphBuilder, node: Node) -> Sequence[Value]:
     return [project(b(RESHAPE, found, shape=(n, t, p.heads * d)), "out")]
 
 
+def _spelled(call: Call[AttentionParams], bound: Bound) -> Mapping[str, Any]:
+    dims = bound.dims
+    return {"kv_heads": dims["kv"], "head_dim": dims["d"], "out": dims["o"]}
+
+
 ATTENTION = register(
     OpDef(
         name="attention",
         doc="Multi-head attention of queries `[N, T, C]` to keys and values `[N, U, …]` (the queries unless given).",
         line=_attention_line,
         params=AttentionParams,
+        spelled=_spelled,
         operands=("q", "k=q", "v=k", "mask?"),
         sizes=_attention_sizes,
         weights={

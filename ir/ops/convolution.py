@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -106,6 +106,21 @@ def window(size: Dim, kernel: int, stride: int, dilation: int, pads: tuple[int, 
     return count
 
 
+def _spelled(*names: str) -> Callable[[Call[Any], Bound], Mapping[str, Any]]:
+    """A number for each spatial axis."""
+    return lambda call, bound: {n: per_axis(getattr(call.params, n), call.rank - 2, n) for n in names}
+
+
+def _conv_spelled(call: Call[ConvParams], bound: Bound) -> Mapping[str, Any]:
+    rows = conv_geometry(call.params, call.rank - 2)
+    return dict(zip(("kernel", "stride", "dilation", "padding"), zip(*rows, strict=True), strict=True))
+
+
+def _im2col_spelled(call: Call[Im2colParams], bound: Bound) -> Mapping[str, Any]:
+    kernel, stride, _, padding = zip(*im2col_geometry(call.params), strict=True)
+    return {"kernel": kernel, "stride": stride, "padding": padding}
+
+
 def _conv_sizes(call: Call[ConvParams], dims: Dims) -> Dims:
     space = spatial(call, "conv")
     rows = conv_geometry(call.params, len(space))
@@ -130,6 +145,7 @@ CONV = register(
         doc="Convolution (cross-correlation) over the axes behind the channel axis 1; one to three of them.",
         line="x:float[n, groups.i, *s!]; weight[groups.o, i, *kernel!] bias[groups.o] -> [n, groups.o, *window!]",
         params=ConvParams,
+        spelled=_conv_spelled,
         sizes=_conv_sizes,
         weights={"weight": Weight(_fan_in, main=True), "bias": Weight(_fan_in, when="bias")},
         flops="contraction",
@@ -200,6 +216,7 @@ CONV_TRANSPOSE = register(
         doc="The transpose (gradient) of `conv`: each input element adds a weighted kernel to the result.",
         line="x:float[n, groups.i, *s!]; weight[groups.i, o, *kernel!] bias[groups.o] -> [n, groups.o, *window!]",
         params=ConvTransposeParams,
+        spelled=_spelled("kernel", "stride", "padding", "output_padding", "dilation"),
         sizes=_conv_transpose_sizes,
         weights={"weight": Weight(_fan_in, main=True), "bias": Weight(_fan_in, when="bias")},
         flops=_conv_transpose_flops,
@@ -265,6 +282,7 @@ IM2COL = register(
         doc="Every window of an image as a row: `[N, C, H, W]` becomes `[N, H'·W', C·kernel²]`.",
         line="x[n, c, h!, w!] -> [n, p!.q!, c.k!.l!]",
         params=Im2colParams,
+        spelled=_im2col_spelled,
         sizes=_im2col_sizes,
         decompose=_decompose_im2col,
         example="im2col(kernel = 3, stride = 2)",
@@ -310,6 +328,7 @@ COL2IM = register(
         doc="Rows back to an image: `[N, H·W, C]` becomes `[N, C, H, W]`. Windows are not added up: see `im2col`.",
         line="x[n, h.w, c] -> [n, c, h, w]",
         params=Col2imParams,
+        spelled=lambda call, bound: dict(zip("hw", bound.results[0].shape[2:], strict=True)),
         sizes=_col2im_sizes,
         decompose=_decompose_col2im,
         example="col2im",
@@ -473,6 +492,7 @@ UPSAMPLE = register(
         doc="Enlarge the spatial axes by whole factors, repeating elements or interpolating between them.",
         line=_upsample_line,
         params=UpsampleParams,
+        spelled=_spelled("factor"),
         operands=("x",),
         sizes=_upsample_sizes,
         flops=_upsample_flops,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
-from archc.ir.op import BindError, Call, Dims, OpDef, Params, register
+from archc.ir.op import BindError, Call, Dims, OpDef, Params, counted, register
 from archc.ir.ops.elementwise import numeric
 from archc.ir.ops.reduce import axis_letters, input_size
 from archc.ir.types import DType
@@ -28,6 +28,7 @@ GATHER = register(
         "index out of range, negative ones among them, is an error.",
         line=_gather_line,
         params=GatherParams,
+        spelled=counted("axis"),
         operands=("x", "index"),
         example="gather(axis = 1)",
         example_inputs=("f32[N, 6, 8]", "i64[N, 3, 8]"),
@@ -49,6 +50,7 @@ INDEX_SELECT = register(
         doc="The slices of `x` along `axis` that a list of indices names; an index out of range is an error.",
         line=_index_select_line,
         params=GatherParams,
+        spelled=counted("axis"),
         operands=("x", "index"),
         example="index_select(axis = 1)",
         example_inputs=("f32[N, 6, 8]", "i64[3]"),
@@ -89,6 +91,7 @@ TOP_K = register(
         doc="The `k` largest (or smallest) elements along `axis`, in order, and their indices (i64).",
         line=_top_k_line,
         params=TopKParams,
+        spelled=counted("axis"),
         operands=("x",),
         check=_enough,
         flops=input_size,

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from archc.ir.dims import Dim, exact_div, total
-from archc.ir.op import BindError, Call, Dims, OpDef, Params, register
+from archc.ir.op import BindError, Call, Dims, OpDef, Params, counted, register
 from archc.ir.ops.reduce import axis_letters
 from archc.ir.types import FLOATS
 
@@ -35,6 +35,7 @@ CONCAT = register(
         doc="Tensors one behind the other along `axis`; the other axes agree.",
         line=_concat_line,
         params=AxisParams,
+        spelled=counted("axis"),
         operands=("*xs",),
         example="concat(axis = 1)",
         example_inputs=("f32[N, 6, 8]", "f32[N, 2, 8]"),
@@ -92,6 +93,7 @@ SPLIT = register(
         doc="The parts of `x` along `axis`, as so many results: equal ones (a number) or of given sizes (a list).",
         line=_split_line,
         params=SplitParams,
+        spelled=lambda call, bound: {"parts": split_sizes(call), "axis": call.axis(call.params.axis)},
         operands=("x",),
         sizes=lambda call, dims: {f"x{i}": size for i, size in enumerate(split_sizes(call))},
         example="fn(x) { let a, b = split(x, 2, axis = 1) return a * b }",
@@ -161,6 +163,7 @@ SLICE = register(
         doc="The elements `from` … `to - 1` of one axis, every `step`-th of them (then the axis is pinned).",
         line=_slice_line,
         params=SliceParams,
+        spelled=lambda call, bound: {"from_": slice_bounds(call), "to": None, "axis": call.axis(call.params.axis)},
         operands=("x",),
         sizes=_slice_sizes,
         example="slice(1, from = 1, to = -1)",
@@ -203,6 +206,7 @@ SELECT = register(
         doc="What stands at `index` along `axis`; the axis disappears, and is pinned, for the index names a place.",
         line=_select_line,
         params=SelectParams,
+        spelled=lambda call, bound: {"index": selected(call), "axis": call.axis(call.params.axis)},
         operands=("x",),
         example="select(1, -1)",
         category="shape",
@@ -289,6 +293,7 @@ PAD = register(
         doc="`x` with a border: of one value, or mirrored (`reflect`), repeated (`replicate`) or wrapped (`circular`).",
         line=_pad_line,
         params=PadParams,
+        spelled=lambda call, bound: {"widths": tuple(pad_widths(call))},
         operands=("x",),
         sizes=_pad_sizes,
         check=_pad_check,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archc.ir.dims import Dim
@@ -80,12 +80,18 @@ def _window_flops(call: Call[PoolParams], bound: Bound) -> Dim:
     return bound.results[0].size * dim_product(k for k, *_ in pool_geometry(call.params, call.rank - 2))
 
 
+def _spelled(call: Call[Any], bound: Bound) -> Mapping[str, Any]:
+    kernel, stride, padding, dilation = zip(*pool_geometry(call.params, call.rank - 2), strict=True)
+    return {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+
+
 MAX_POOL = register(
     OpDef(
         name="max_pool",
         doc="The largest element of each window; padding never wins.",
         line="x:float[n, c, *s!] -> [n, c, *window!]",
         params=MaxPoolParams,
+        spelled=_spelled,
         sizes=_sizes("max_pool"),
         flops=_window_flops,
         example="max_pool(3, stride = 2, padding = 1)",
@@ -99,6 +105,7 @@ AVG_POOL = register(
         doc="The mean of each window.",
         line="x:float[n, c, *s!] -> [n, c, *window!]",
         params=AvgPoolParams,
+        spelled=_spelled,
         sizes=_sizes("avg_pool"),
         flops=_window_flops,
         example="avg_pool(2)",
@@ -162,6 +169,7 @@ ADAPTIVE_AVG_POOL = register(
         doc="Means over as many windows as the result has elements; they overlap where the sizes do not divide.",
         line="x:float[n, c, *s!] -> [n, c, *window!]",
         params=AdaptiveAvgPoolParams,
+        spelled=lambda call, bound: {"size": per_axis(call.params.size, call.rank - 2, "size")},
         sizes=_adaptive_sizes,
         flops=lambda call, bound: call.types[0].size,
         decompose=_decompose_adaptive,

@@ -7,7 +7,7 @@ from typing import Any
 
 from archc.ir.dims import Dim
 from archc.ir.graph import GraphBuilder, Node, Value
-from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, register
+from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, counted, register
 from archc.ir.ops.elementwise import numeric
 from archc.ir.types import FLOATS
 
@@ -66,6 +66,7 @@ def _reduction(
             params=params,
             operands=("x",),
             check=check,
+            spelled=lambda call, bound: {"axis": call.axes(call.params.axis)},
             flops=lambda call, bound: flops * input_size(call, bound),
             decompose=decompose,
             example=example or f"{name}(1)",
@@ -128,6 +129,7 @@ def _argument(name: str, doc: str) -> OpDef[ArgParams]:
             doc=doc,
             line=lambda call: _reduced(call, [call.axis(call.params.axis)], "", ":i64", pin=True),
             params=ArgParams,
+            spelled=counted("axis"),
             operands=("x",),
             check=_not_empty(name),
             flops=input_size,
@@ -155,6 +157,7 @@ CUMSUM = register(
         doc="Running sums along `axis`, which is pinned: its order matters. Of integers in i64.",
         line=_cumsum_line,
         params=CumsumParams,
+        spelled=counted("axis"),
         operands=("x",),
         flops=input_size,
         example="cumsum(axis = 1)",

@@ -8,13 +8,14 @@ An axis that is merged or cut stays a *product of factors* wherever the sizes al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
 from archc.ir.dims import Dim, exact_div, product
 from archc.ir.graph import GraphBuilder, Node, Value
-from archc.ir.op import BindError, Call, NoParams, OpDef, Params, register
+from archc.ir.op import BindError, Bound, Call, NoParams, OpDef, Params, counted, register
 from archc.ir.ops.pieces import CONCAT, PAD, SELECT, SLICE, SPLIT, AxisParams
 from archc.ir.ops.reduce import axis_letters
 from archc.ir.types import DType, TensorType
@@ -171,6 +172,7 @@ RESHAPE = register(
         doc="The elements in row-major order in another shape. Factors that both shapes share stay free axes.",
         line=_reshape_line,
         params=ReshapeParams,
+        spelled=lambda call, bound: {"shape": full_shape(call)},
         operands=("x",),
         sizes=lambda call, dims: aligned_factors(call.types[0].shape, full_shape(call))[2],
         example="reshape([-1, 2, 3, 8])",
@@ -208,6 +210,7 @@ FLATTEN = register(
         doc="Several neighbouring axes as one: everything but the batch axis unless said otherwise.",
         line=_flatten_line,
         params=FlattenParams,
+        spelled=counted("from_", "to"),
         operands=("x",),
         decompose=_as_reshape,
         example="flatten",
@@ -246,12 +249,18 @@ def _unflatten_line(call: Call[UnflattenParams]) -> str:
     return f"x[{', '.join(letters)}] -> [{', '.join(cut)}]"
 
 
+def _unflattened(call: Call[UnflattenParams], bound: Bound) -> Mapping[str, Any]:
+    axis = call.axis(call.params.axis)
+    return {"axis": axis, "sizes": bound.results[0].shape[axis : axis + len(call.params.sizes)]}
+
+
 UNFLATTEN = register(
     OpDef(
         name="unflatten",
         doc="One axis as several, whose product it is.",
         line=_unflatten_line,
         params=UnflattenParams,
+        spelled=_unflattened,
         operands=("x",),
         sizes=lambda call, dims: {f"u{i}": s for i, s in enumerate(call.params.sizes) if s != -1},
         decompose=_as_reshape,
@@ -286,6 +295,7 @@ PERMUTE = register(
         doc="The axes in another order: axis `i` of the result is axis `order[i]` of `x`.",
         line=_permute_line,
         params=PermuteParams,
+        spelled=lambda call, bound: {"order": tuple(call.axis(a) for a in call.params.order)},
         operands=("x",),
         example="permute([0, 2, 1])",
         category="shape",
@@ -323,6 +333,9 @@ TRANSPOSE = register(
         doc="Two axes exchanged.",
         line=_transpose_line,
         params=TransposeParams,
+        spelled=lambda call, bound: dict(
+            zip("ab", sorted((call.axis(call.params.a), call.axis(call.params.b))), strict=True)
+        ),
         operands=("x",),
         decompose=_as_permute,
         example="transpose(1, 2)",
@@ -375,6 +388,7 @@ EXPAND = register(
         doc="Copies along axes of size 1, and along new axes in front.",
         line=lambda call: _expanded(call)[0],
         params=ExpandParams,
+        spelled=lambda call, bound: {"shape": bound.results[0].shape},
         operands=("x",),
         sizes=lambda call, dims: _expanded(call)[1],
         example="expand([2, -1, -1, -1])",
@@ -394,12 +408,15 @@ def _squeeze_line(call: Call[SqueezeParams]) -> str:
     return f"x[{', '.join(before)}] -> [{', '.join(letter for i, letter in enumerate(letters) if i not in gone)}]"
 
 
-def _unsqueeze_line(call: Call[SqueezeParams]) -> str:
+def _new_axes(call: Call[SqueezeParams]) -> tuple[int, ...]:
     wanted = (call.params.axis,) if isinstance(call.params.axis, int) else call.params.axis
-    rank = call.rank + len(wanted)
-    wide = Call(NoParams(), (TensorType((1,) * rank),))  # axes count in the result
-    new = wide.axes(wanted)
-    letters = iter(axis_letters(call.rank))
+    wide = Call(NoParams(), (TensorType((1,) * (call.rank + len(wanted))),))  # axes count in the result
+    return wide.axes(wanted)
+
+
+def _unsqueeze_line(call: Call[SqueezeParams]) -> str:
+    new = _new_axes(call)
+    rank, letters = call.rank + len(new), iter(axis_letters(call.rank))
     after = ["1" if i in new else next(letters) for i in range(rank)]
     return f"x[{', '.join(axis_letters(call.rank))}] -> [{', '.join(after)}]"
 
@@ -410,6 +427,7 @@ SQUEEZE = register(
         doc="Axes of size 1 taken away; another size is an error.",
         line=_squeeze_line,
         params=SqueezeParams,
+        spelled=lambda call, bound: {"axis": call.axes(call.params.axis)},
         operands=("x",),
         decompose=_as_reshape,
         example="squeeze(1)",
@@ -423,6 +441,7 @@ UNSQUEEZE = register(
         doc="New axes of size 1; they stand at `axis` in the result.",
         line=_unsqueeze_line,
         params=SqueezeParams,
+        spelled=lambda call, bound: {"axis": _new_axes(call)},
         operands=("x",),
         decompose=_as_reshape,
         example="unsqueeze(1)",
@@ -449,6 +468,7 @@ STACK = register(
         doc="Tensors of one shape along a new axis, which is pinned: its entries are different tensors.",
         line=_stack_line,
         params=AxisParams,
+        spelled=counted("axis", extra=1),
         operands=("*xs",),
         sizes=lambda call, dims: {"count": len(call.types)},
         decompose=_stack,

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from archc.ir.cost import graph_flops
 from archc.ir.dims import Dim, substitute, symbols, total
 from archc.ir.graph import Graph
-from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, register
+from archc.ir.op import BindError, Bound, Call, Dims, OpDef, Params, counted, register
 from archc.ir.signature import Letter
 from archc.ir.types import FLOATS, TensorType
 
@@ -420,6 +420,7 @@ SCAN = register(
         "all steps, then the final states.",
         line=_scan_line,
         params=ScanParams,
+        spelled=counted("axis"),
         operands=("xs", "*states"),
         sizes=_scan_sizes,
         flops=_scan_flops,
