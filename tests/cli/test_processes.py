@@ -76,6 +76,44 @@ def test_a_reader_that_goes_away_is_no_error():
         assert (process.returncode, told) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("ops --json >&-", 0, False),
+        ("ops >&- 2>&- <&-", 0, False),
+        ("ops >/dev/full", 1, True),
+        ("ops --json >/dev/full 2>/dev/full", 1, False),
+        ("check --help >/dev/full", 1, True),
+    ],
+)
+def test_closed_and_full_streams(command, code, said):
+    """A closed one is like /dev/null; results that find no room are an error, remarks are not."""
+    script = f'"$0" -m archc {command}'
+    ran = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, "error[E0608]" in ran.stderr) == (code, said), ran.stderr
+    assert "report" not in ran.stderr
+
+
+def test_errors_keep_their_exit_code_without_a_reader():
+    for streams in ("--json >&-", "2>&-"):
+        script = f'"$0" -m archc check examples/README.md {streams}'
+        assert subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, timeout=60).returncode == 1
+
+
+def test_training_goes_on_when_nobody_reads_its_progress(wine, tmp_path):
+    out = tmp_path / "w.safetensors"
+    script = f'"$0" -m archc train {wine} --task wine --epochs 2 -o {out} 2>&1 | head -n 1'
+    ran = subprocess.run(["bash", "-c", f"set -o pipefail; {script}", sys.executable], capture_output=True, timeout=120)
+    assert (ran.returncode, out.exists()) == (0, True), ran
+
+
+def test_every_character_can_be_printed_in_every_locale():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "archc", "ops", "gelu"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (ran.returncode, "\\u03a6" in ran.stdout, ran.stderr) == (0, True, "")  # Φ
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell):
     environment = {**os.environ, "_ARCHC_COMPLETE": f"source_{shell}"}
