@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from archc.backends import native
-from archc.backends.artifact import ALIGNMENT, Container, Manifest, Port, dim_value, open_artifact
+from archc.backends.artifact import ALIGNMENT, Container, Manifest, Port, SizeNeed, dim_value, open_artifact
 from archc.backends.cache import library_file
 from archc.backends.weights import Array, numpy_dtype
 from archc.ir.diagnostics import CompileError, Diagnostic, DiagnosticSink, did_you_mean, fail
@@ -161,7 +161,7 @@ class Artifact:
             if array is None or not form.fits(array, sizes):
                 return None
             arrays.append(array)
-        return arrays
+        return None if _size_problems(self.manifest.needs, sizes) else arrays
 
     def _checked(self, inputs: Mapping[str, Any]) -> list[Array]:
         """The inputs as arrays of their dtypes, or everything that is wrong with them."""
@@ -186,6 +186,7 @@ class Artifact:
         if not problems.has_errors:
             for port, array in zip(self.manifest.inputs, arrays, strict=True):
                 problems.add(*_expression_problems(port, array.shape, values))
+            problems.add(*_size_problems(self.manifest.needs, values))
         problems.finish()
         return arrays
 
@@ -463,6 +464,13 @@ def _expression_problems(port: Port, shape: tuple[int, ...], symbols: Mapping[st
         for axis, (dim, size) in enumerate(zip(port.dims, shape, strict=True))
         if isinstance(dim, str) and (value := dim_value(dim, symbols)) is not None and value != size
     ]
+
+
+def _size_problems(needs: Sequence[SizeNeed], symbols: Mapping[str, int]) -> list[Diagnostic]:
+    """Sizes that are too small, or too large, for what the network does with them."""
+    failed = [n for n in needs if (value := dim_value(n.size, symbols)) is not None and value < 0]
+    given = ", ".join(f"`{name}` is {value}" for name, value in symbols.items()) if failed else ""
+    return [Diagnostic("E0522", f"{need.words}; here {given}") for need in failed]
 
 
 def _aligned(array: Array) -> Array:

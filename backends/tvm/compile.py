@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archc.backends.artifact import Facts, Manifest, Port, read_manifest
+from archc.backends.artifact import Facts, Manifest, Port, SizeNeed, read_manifest
 from archc.backends.cache import Cache, cache_key, copy_out
 from archc.backends.initial import InitialWeights
 from archc.backends.inputs import index_bounds
@@ -26,6 +26,7 @@ from archc.backends.weights import check_weights, type_of
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
 from archc.ir.graph import Graph, Parameter, Value
+from archc.ir.needs import needs
 from archc.ir.types import TensorType
 from archc.ir.verify import verify
 from archc.passes.manager import Context, Dump, Pass, run_passes
@@ -149,6 +150,7 @@ def _facts(
         name=graph.name,
         inputs=tuple(_port(v.name, v, bounds.get(v.name)) for v in graph.inputs),
         outputs=tuple(_port(name, v) for name, v in zip(graph.output_names, graph.outputs, strict=True)),
+        needs=tuple(SizeNeed(size=str(need.size), words=need.words) for need in needs(graph)),
         ir_hash=ir_hash,
         weights_hash=weights_hash,
         weights_origin=weights_origin,

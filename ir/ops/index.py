@@ -24,8 +24,8 @@ def _gather_line(call: Call[GatherParams]) -> str:
 GATHER = register(
     OpDef(
         name="gather",
-        doc="`result[i][j] = x[i][index[i][j]]` for `axis = 1`, and so on: one index for each element of the result. An "
-        "index out of range, negative ones among them, is an error.",
+        doc="`result[i][j] = x[i][index[i][j]]` for `axis = 1`, and so on: one index for each element of the result. "
+        "An index out of range, negative ones among them, is an error.",
         line=_gather_line,
         params=GatherParams,
         spelled=counted("axis"),
@@ -109,8 +109,8 @@ class OneHotParams(Params):
 ONE_HOT = register(
     OpDef(
         name="one_hot",
-        doc="1 at the index and 0 elsewhere, along a new last axis; i64 as in PyTorch unless `dtype` says otherwise. An "
-        "index that names no class gives 0 everywhere.",
+        doc="1 at the index and 0 elsewhere, along a new last axis; i64 as in PyTorch unless `dtype` says otherwise. "
+        "An index that names no class gives 0 everywhere.",
         line=lambda call: f"ids:int[*b] -> :{call.params.dtype}[*b, num_classes!]",
         params=OneHotParams,
         operands=("ids",),

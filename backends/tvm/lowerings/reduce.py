@@ -67,7 +67,8 @@ def _var(n: TvmNode) -> Any:
     count = product(n.node.inputs[0].type.shape[a] for a in axes)
     if count - n.p.unbiased == 0:
         return op.multiply(total, n.const(float("nan")))
-    return op.divide(total, n.size(count - n.p.unbiased))
+    divisor = n.size(count - n.p.unbiased)  # of an open size that is 0: 0 / 0, not 0 / -1
+    return op.divide(total, divisor if isinstance(count, int) else n.emit(op.maximum(divisor, n.const(0))))
 
 
 @lowering(reduce.ARGMAX)

@@ -1,0 +1,79 @@
+"""Open sizes that are too small for what a network does with them are told, before memory is read that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from archc.backends import runtime
+from archc.backends.initial import InitialWeights
+from archc.backends.tvm.compile import compile_graph
+from archc.backends.tvm.targets import parse_target
+from archc.grammar.load import loads
+from archc.ir.diagnostics import CompileError
+from archc.ir.needs import needs
+
+# name: what is computed of f32[N, T, 3], its type, the least T
+ASKS = {
+    "a": ("select(1, 4)", "f32[N, 3]", 5),
+    "b": ("select(1, -4)", "f32[N, 3]", 4),
+    "c": ("slice(1, from = 2, to = 6)", "f32[N, 4, 3]", 6),
+    "d": ("slice(1, from = -4)", "f32[N, 4, 3]", 4),
+    "e": ("fn(x) { let v, i = top_k(x, 3, axis = 1) return v }", "f32[N, 3, 3]", 3),
+    "f": ("argmax(1)", "i64[N, 3]", 1),
+    "g": ("max(1)", "f32[N, 3]", 1),
+    "h": ('pad([0, 0, 3, 2], mode = "reflect")', "f32[N, Th + 5, 3]", 4),
+    "i": ("fn(x) { let v, w = split(x, [4, Ti - 4], axis = 1) return w }", "f32[N, Ti - 4, 3]", 4),
+    "j": ("skip(gate = linear(1) -> sigmoid, body = fn(r) { return r * (r -> select(1, 1) -> unsqueeze(1)) })",
+          "f32[N, Tj, 3]", 2),
+}  # fmt: skip
+PROGRAM = "arch asks\n" + "".join(
+    [f"input {n}: f32[N, T{n}, 3]\n" for n in ASKS]
+    + [f"output o{n}: {type_}\n" for n, (_, type_, _) in ASKS.items()]
+    + [f"o{n} = {n} -> {body}\n" for n, (body, _, _) in ASKS.items()]
+)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[runtime.Artifact]:
+    path = tmp_path_factory.mktemp("sizes") / "a.archc"
+    graph = loads(PROGRAM)
+    compile_graph(graph, InitialWeights(graph), path, spec=parse_target("cpu", threads=1))
+    with runtime.load(path) as loaded:
+        yield loaded
+
+
+def inputs(**sizes: int) -> dict[str, np.ndarray]:
+    return {n: np.ones((2, sizes.get(n, least), 3), np.float32) for n, (_, _, least) in ASKS.items()}
+
+
+def test_the_least_sizes_will_do(artifact: runtime.Artifact) -> None:
+    assert artifact.run(inputs())["oh"].shape == (2, 9, 3)
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_one_less_will_not(name: str, artifact: runtime.Artifact) -> None:
+    least = ASKS[name][2]
+    with pytest.raises(CompileError) as error:
+        artifact.run(inputs(**{name: least - 1}))
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.code == "E0522"
+    assert f"needs `T{name}` to be at least {least}" in diagnostic.message
+    assert f"`T{name}` is {least - 1}" in diagnostic.message
+
+
+def test_what_always_holds_is_not_asked() -> None:
+    text = "arch a\ninput x: f32[N, T, 8]\noutput y: f32[N, T, 8]\noutput z: f32[N, T//2, 8]\n"
+    text += "y = x -> softmax(axis = 1) -> linear(8)\nz = x -> transpose(1, 2) -> max_pool(2) -> transpose(1, 2)\n"
+    assert needs(loads(text)) == []
+
+
+def test_the_variance_of_nothing_is_nan(tmp_path_factory: pytest.TempPathFactory) -> None:
+    graph = loads("arch a\ninput x: f32[N, T]\noutput y: f32[N]\ny = x -> var(1)\n")
+    path = tmp_path_factory.mktemp("var") / "a.archc"
+    compile_graph(graph, InitialWeights(graph), path, spec=parse_target("cpu", threads=1))
+    with runtime.load(path) as loaded:
+        for size, value in ((0, np.nan), (1, np.nan), (2, 0.0)):
+            np.testing.assert_array_equal(loaded(np.ones((3, size), np.float32)), np.full(3, value, np.float32))
