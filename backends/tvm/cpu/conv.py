@@ -21,11 +21,12 @@ from archc.backends.tvm.cpu.gemm import by_height, matmul_constant
 from archc.backends.tvm.cpu.loops import Machine, divisor, over_vectors, unravel
 from archc.backends.tvm.cpu.phases import Phases
 from archc.backends.tvm.cpu.program import Evaluator, Program, Stage
-from archc.backends.tvm.cpu.tile import Epilogue, Tile, column_block
+from archc.backends.tvm.cpu.tile import PAGE, Epilogue, Tile, column_block
 
 Expr = Any
 Buffer = Any
 
+_LINE = 16  # elements of a line of the cache
 _SCRATCH = 1 << 16  # elements of padded input per task: a quarter of a 1 MiB second-level cache
 
 
@@ -255,7 +256,9 @@ class _Kernel:
         deep = (rows - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
         deep += 1 if self.phases else 0  # some phases begin one row further down
         shape = [deep, *[a.extent for a in stage.axes[2:]]]
-        scratch = out.scratch("rows", shape, "float32")
+        # neighbouring pixels of the output read a page apart would share few places in the first-level cache
+        crowded = int(shape[-1]) * self.strides[-1] % PAGE == 0
+        scratch = out.scratch("rows", [*shape[:-1], shape[-1] + _LINE if crowded else shape[-1]], "float32")
         first = out.bind("first", top * self.strides[0])
         available = stage.axes[1].extent - first
         ragged = as_int(self.extents[0]) is None or int(self.extents[0]) % rows

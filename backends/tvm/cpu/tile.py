@@ -22,7 +22,8 @@ from archc.backends.tvm.cpu.program import Axis, Evaluator, Program, Stage, is_e
 Expr = Any
 Buffer = Any
 
-_PAGE, _WAYS = 1024, 8  # float32 in 4 KiB, and lines that a first-level cache (32 KiB, 8 ways) keeps a page apart
+PAGE = 1024  # float32 in 4 KiB
+_WAYS = 8  # lines so far apart that a first-level cache (32 KiB) keeps at once
 _TILE_COST = 0.25  # of a tile beyond its rows, in rows
 
 
@@ -47,7 +48,7 @@ def row_block(rows: int | None, columns: int, isa: Isa, stride: int | None = Non
     [13, 7, 8, 10]
     """
     most = max(1, isa.sums // (columns // isa.lanes))
-    if stride is not None and stride % _PAGE == 0:
+    if stride is not None and stride % PAGE == 0:
         most = min(most, _WAYS)
     if rows is None:
         return next(height for height in (8, 6, 4, 3, 2, 1) if height <= most)  # batches are often powers of two
