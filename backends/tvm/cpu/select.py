@@ -282,15 +282,6 @@ for _rank in (1, 2, 3):
     rule(f"nn.avg_pool{_rank}d")(_pool_rule("avg"))
 
 
-@rule("nn.adaptive_avg_pool1d", "nn.adaptive_avg_pool2d", "nn.adaptive_avg_pool3d")
-def _adaptive(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
-    last = self.beneath(call.args[0])
-    extents = shape_of(call)[2:]
-    if last is None or any(as_int(e) is None for e in extents):
-        return None
-    return self.channels_first(pool.adaptive_average(self.builder_, last, extents))
-
-
 @rule("mean", "sum", "max", "min")
 def _reduce(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     last = self.beneath(call.args[0])
