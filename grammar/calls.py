@@ -6,6 +6,7 @@ here. Mistakes are E0204 (unknown argument), E0205 (a value of the wrong kind), 
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from archc.grammar.values import (
 from archc.ir.diagnostics import CompileError, Diagnostic, Span, did_you_mean, fail, suggest
 from archc.ir.dims import Dim, Expr
 from archc.ir.op import OpDef, Params
+from archc.ir.types import DTYPES, ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,9 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
             bodies[region] = argument
         elif (target := next(free, None)) is not None:
             params[target] = argument
-        elif (is_number(value) or isinstance(value, bool)) and operand_names:
+        elif (
+            (is_number(value) or isinstance(value, bool)) and operand_names and not (fields and len(operand_names) == 1)
+        ):
             operands.append(value)
         else:
             raise _too_many(op, fields, argument)
@@ -270,9 +274,13 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
         if key in found or (e["type"] == "missing" and len(e["loc"]) == 1):
             continue
         argument = given.get(key)
-        if argument is None:  # a rule about several arguments together
+        if argument is None:  # a rule about several arguments together: the last that it names, or the only one
             message = e["msg"].removeprefix("Value error, ")
-            found.setdefault(key, fail("E0205", f"`{op.name}`: {message}", span, label="here").diagnostics[0])
+            named = [k for k in given if re.search(rf"\b{re.escape(k)}\b", message)]
+            blamed = max(named, key=lambda k: message.rindex(k)) if named else next(iter(given), "")
+            place = given[blamed].span if blamed and (named or len(given) == 1) else span
+            label = f"found {describe(given[blamed].value)}" if place != span else "here"
+            found.setdefault(key, fail("E0205", f"`{op.name}`: {message}", place, label=label).diagnostics[0])
             continue
         if e["type"] in ("value_error", "assertion_error"):
             needed, help = e["msg"].removeprefix("Value error, "), None
@@ -281,7 +289,10 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
             continue
         annotation = _annotation(op.params, key)
         choices = [c for c in _literals(annotation) if isinstance(c, str)]
-        close = suggest(argument.value, choices) if isinstance(argument.value, str) and choices else None
+        value = argument.value
+        if set(DTYPES) <= set(choices) and isinstance(value, str):
+            value = ELSEWHERE.get(value, value)
+        close = suggest(value, choices) if isinstance(value, str) and choices else None
         help = f'did you mean "{close}"?' if close else None
         found[key] = wrong_value(op.name, key, in_words(annotation), argument, help).diagnostics[0]
     return list(found.values())

@@ -310,10 +310,13 @@ class Expressions(Emitter):
             return POISON
         if not isinstance(items, tuple) or type(index) is not int:
             help = "use `select(axis, index)` or `slice(axis, from, to)`" if isinstance(value, Tensor) else None
-            raise fail("E0334", "`[ ]` takes one of a list or of several results", expr.span,
-                       label=f"found {describe(value)}", help=help)  # fmt: skip
+            wrong, place = (index, expr.index) if isinstance(items, tuple) else (value, expr.value)
+            needs = (
+                "`[ ]` needs a whole number" if wrong is index else "`[ ]` takes one of a list or of several results"
+            )
+            raise fail("E0334", f"`[ ]` {needs}", place.span, label=f"found {describe(wrong)}", help=help)
         if not -len(items) <= index < len(items):
-            raise fail("E0334", f"there is no item {index}", expr.span, label=f"there are {len(items)}")
+            raise fail("E0334", f"there is no item {index}", expr.index.span, label=f"there are {len(items)}")
         return items[index]
 
     def _pipe(self, expr: Pipe, env: Env, at: Place) -> Any:

@@ -12,7 +12,7 @@ from archc.grammar.syntax import TensorType as TypeSyntax
 from archc.grammar.values import POISON, Module, Place, Poison, Result, Tensor, describe, tensors_of
 from archc.ir.diagnostics import CompileError, Note, Span, did_you_mean, fail
 from archc.ir.dims import Dim, Expr, exact_div
-from archc.ir.types import DTYPES, TensorType
+from archc.ir.types import DTYPES, ELSEWHERE, TensorType
 
 if TYPE_CHECKING:
     from archc.grammar.counting import Counter
@@ -32,7 +32,7 @@ def dtype_of(syntax: TypeSyntax) -> str | None:
             "E0337",
             f"unknown dtype `{name}`",
             syntax.dtype.span,
-            help=did_you_mean(name, DTYPES) or f"the dtypes are {', '.join(DTYPES)}",
+            help=did_you_mean(ELSEWHERE.get(name, name), DTYPES) or f"the dtypes are {', '.join(DTYPES)}",
         )
     return name
 

@@ -25,6 +25,12 @@ NUMPY_NAMES: Mapping[str, str] = {
 }
 """The names by which numpy, torch and TVM know our dtypes."""
 
+ELSEWHERE: Mapping[str, str] = {name: dtype for dtype, name in NUMPY_NAMES.items() if name != dtype} | {
+    "float": "f32", "half": "f16", "double": "f64", "long": "i64", "int": "i32", "short": "i32", "boolean": "bool",
+    "fp64": "f64", "fp32": "f32", "fp16": "f16", "char": "i8",
+}  # fmt: skip
+"""What dtypes are called elsewhere, for suggestions."""
+
 MAX_RANK = 32
 """Axes of a tensor: torch, numpy and files of weights take no more everywhere."""
 

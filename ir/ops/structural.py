@@ -119,8 +119,8 @@ def _check_moe(call: Call[MoeParams]) -> None:
     if x.rank < 2 or logits.dtype not in FLOATS or logits.shape != (*lead, len(experts)):
         raise BindError(
             "E0315",
-            f"`router` of `moe` needs to return one logit for each of the {len(experts)} experts: "
-            f"[{', '.join(map(str, (*lead, len(experts))))}]",
+            f"`router` of `moe` needs to return one logit for each expert, and there "
+            f"{'is' if len(experts) == 1 else 'are'} {len(experts)}: [{', '.join(map(str, (*lead, len(experts))))}]",
             label=f"it returns {logits}",
             blame=router,
             operands=[0],

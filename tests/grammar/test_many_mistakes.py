@@ -65,7 +65,7 @@ def test_one_mistake_is_told_alone(wrong: str) -> None:
     assert found(program(wrong)) == told(wrong)
 
 
-@pytest.mark.parametrize("wrong", itertools.combinations(WRONG, 2), ids=" and ".join)
+@pytest.mark.parametrize("wrong", list(itertools.combinations(WRONG, 2)), ids=" and ".join)
 def test_two_mistakes_are_told_once_each(wrong: tuple[str, str]) -> None:
     """Two may hide one another: what comes of a wrong statement is not looked at. Nothing else is said, ever."""
     said, expected = found(program(*wrong)), told(*wrong)

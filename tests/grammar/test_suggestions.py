@@ -56,8 +56,8 @@ PLACES = {  # what is named: a program with a hole, the right name, wrong ones
     "a dimension": (
         "arch a\ninput x: f32[Batch, 8]\noutput y: f32[{}, 8]\ny = x", "Batch", ["Bacth", "Batc", "batch", "Batches"],
     ),
-    "a dtype": ("arch a\ninput x: {}[N, 8]\noutput y: f32[N, 8]\ny = x", "f32", ["f23", "f3", "F32"]),
-    "a dtype as an argument": (HEAD + 'y = x -> cast("{}")', "f32", ["f23", "F32"]),
+    "a dtype": ("arch a\ninput x: {}[N, 8]\noutput y: f32[N, 8]\ny = x", "f32", ["f23", "f3", "F32", "float32"]),
+    "a dtype as an argument": (HEAD + 'y = x -> cast("{}")', "f32", ["f23", "F32", "float32", "float"]),
     "a value of an enumeration": (HEAD + 'y = x -> gelu(approximate = "{}")', "tanh", ["tahn", "tan", "Tanh"]),
     "a value of an enumeration, by position": (
         HEAD + 'let b = image -> upsample(2, "{}")\ny = x', "nearest", ["neraest", "nearst", "Nearest"],
