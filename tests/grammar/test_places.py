@@ -170,3 +170,19 @@ def test_mistakes_come_in_the_order_of_the_text_whatever_found_them_first() -> N
     with pytest.raises(CompileError) as caught:
         loads(text)
     assert [place(d) for d in caught.value.diagnostics] == places
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "under"),
+    [
+        ("space a\ninput x: f32[N]\noutput y: f32[N]\ny = x", "E0701", "space a"),
+        ("arch a(width)\ninput x: f32[N]\noutput y: f32[N]\ny = x", "E0214", "width"),
+        ("arch a(width: int = 1.5)\ninput x: f32[N]\noutput y: f32[N]\ny = x", "E0205", "1.5"),
+        ("arch a(x = 1)\ninput x: f32[N]\noutput y: f32[N]\ny = x", "E0202", "x"),
+    ],
+)
+def test_what_building_a_network_refuses_besides(text: str, code: str, under: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        loads(text)
+    (found,) = caught.value.diagnostics
+    assert (found.code, marked(text, found)) == (code, under)
