@@ -1,7 +1,10 @@
-"""`kill -9` at random moments of compiling, training and writing to the cache: a file is old or new and never half, and
-the same work done again ends with the same bytes.
+"""`kill -9` at random moments of compiling, training, formatting in place and writing to the cache: a file is old or new
+and never half, and the same work done again ends with the same bytes.
 
     python benchmarks/crash.py --kills 200 --seed 0 --results crash.jsonl
+    python benchmarks/crash.py --kills 60 --signals INT,TERM
+
+A signal that can be heeded has to be: exit code 130 or 143, no file left over, no traceback.
 
 A line is written for each kill, and a kill that has a line is not made again, so a run that was cut off goes on where
 it was. Half of the moments are drawn from the whole time that the work takes, the others from the milliseconds after
@@ -27,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ output logits: f32[N, 3]
 
 logits = x -> linear(hidden) -> relu -> linear(hidden) -> relu -> linear(3)
 """
+LONG = "".join(f"def block{i}( width ) =  conv(width,3)->relu   # {i}\n" for i in range(2000))
 ENTRIES = 8
 ENTRY_BYTES = 1 << 20
 WRITE_WINDOW = 0.01  # seconds after a temporary file appears
@@ -72,10 +76,11 @@ def nursery() -> None:
     import torch
 
     import archc.backends.torch.training
-    import archc.facade.train  # noqa: F401
+    import archc.facade.train
+    import archc.grammar.format  # noqa: F401
     from archc.backends.cache import cache_key
     from archc.backends.tvm import build, compile  # noqa: F401
-    from archc.cli.main import run
+    from archc.cli.main import heed_signals, run
 
     torch.set_num_threads(1)
     cache_key()  # reads our sources now: victims that go on must find the same ones
@@ -85,9 +90,11 @@ def nursery() -> None:
         if child == 0:
             os.setsid()  # the linker that it starts dies with it
             os.environ |= order["environment"]
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1) if order["errors"] else (0, 1, 2):
-                os.dup2(nothing, stream)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+            os.dup2(0, 1)
+            if order["errors"]:
+                os.dup2(os.open(order["errors"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+            heed_signals()
             arguments = order["arguments"]
             os._exit(fill_cache(*arguments[1:]) if arguments[0] == "fill" else run(arguments))
         print(child, flush=True)
@@ -104,13 +111,13 @@ class Nursery:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def start(self, *arguments: object, errors: bool = True, **environment: object) -> int:
-        """Start a victim; its process number."""
+    def start(self, *arguments: object, errors: object = "", **environment: object) -> int:
+        """Start a victim; its process number. What it tells goes to stderr, or into the file `errors`."""
         assert self.process.stdin is not None
         order = {
             "arguments": [str(a) for a in arguments],
             "environment": {name: str(value) for name, value in environment.items()},
-            "errors": errors,
+            "errors": str(errors),
         }
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -163,6 +170,10 @@ def train_arguments(epochs: int) -> Callable[[Path, bool], list[object]]:
     return arguments
 
 
+def format_arguments(folder: Path, again: bool) -> list[object]:
+    return ["fmt", folder / "long.arch", "-q"]
+
+
 def cache_arguments(folder: Path, again: bool) -> list[object]:
     return ["fill", folder / "cache"]
 
@@ -174,6 +185,7 @@ def fresh_folder() -> Iterator[Path]:
         for part in ("cache", "tmp"):
             (folder / part).mkdir(mode=0o700)
         (folder / "net.arch").write_text(NET, encoding="utf-8")
+        (folder / "long.arch").write_text(LONG, encoding="utf-8")
         yield folder
 
 
@@ -200,12 +212,16 @@ def works(nursery: Nursery, epochs: int = 40) -> list[Work]:
     first, _ = undisturbed(nursery, train_arguments(1), "out.safetensors")
     last, seconds = undisturbed(nursery, train_arguments(epochs), "out.safetensors")
     made.append(Work("train", train_arguments(epochs), ".", "out.safetensors", first, last, seconds))
+    laid_out, seconds = undisturbed(nursery, format_arguments, "long.arch")
+    made.append(Work("fmt", format_arguments, ".", "long.arch", LONG.encode(), laid_out, seconds))
     _, seconds = undisturbed(nursery, cache_arguments, "")
     made.append(Work("cache", cache_arguments, "cache/artifacts", "", b"", b"", seconds))
     return made
 
 
-def kill_once(nursery: Nursery, work: Work, draw: random.Random) -> dict[str, Any]:
+def kill_once(
+    nursery: Nursery, work: Work, draw: random.Random, how: signal.Signals = signal.SIGKILL
+) -> dict[str, Any]:
     """Kill one victim and look at what it leaves; `wrong` is empty when all is well."""
     wrong: list[str] = []
     with fresh_folder() as folder:
@@ -213,7 +229,7 @@ def kill_once(nursery: Nursery, work: Work, draw: random.Random) -> dict[str, An
             (folder / work.result).write_bytes(work.old)
         in_a_write = draw.random() < 0.5
         delay = draw.uniform(0, WRITE_WINDOW if in_a_write else work.seconds)
-        victim = nursery.start(*work.arguments(folder, False), errors=False, **surroundings(folder))
+        victim = nursery.start(*work.arguments(folder, False), errors=folder / "told", **surroundings(folder))
         begin = time.monotonic()
         if in_a_write:
             _until_a_write(nursery, folder / work.watched, draw.randrange(ENTRIES if work.kind == "cache" else 3))
@@ -221,10 +237,12 @@ def kill_once(nursery: Nursery, work: Work, draw: random.Random) -> dict[str, An
         after = time.monotonic() - begin
         if landed:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(victim, signal.SIGKILL)
+                os.killpg(victim, how)
         code = nursery.wait()
-        landed = landed and code == -signal.SIGKILL
+        landed = landed and code != 0
         left = sorted(p.name for p in (folder / work.watched).iterdir())
+        if landed and how != signal.SIGKILL:
+            wrong += unheeded(work, folder, how, code)
         wrong += judge(work, folder)
         nursery.start(*work.arguments(folder, True), **surroundings(folder))
         if code := nursery.wait():
@@ -232,12 +250,24 @@ def kill_once(nursery: Nursery, work: Work, draw: random.Random) -> dict[str, An
         wrong += judge(work, folder, finished=True)
     return {
         "kind": work.kind,
+        "signal": how.name,
         "landed": landed,
         "in_a_write": in_a_write,
         "after": round(after, 4),
         "temporary": sum(name.startswith(".") for name in left),
         "wrong": wrong,
     }
+
+
+def unheeded(work: Work, folder: Path, how: signal.Signals, code: int) -> list[str]:
+    """What is wrong after a signal that could be heeded."""
+    wrong = [] if code == 128 + how else [f"{how.name} ended it with {code}"]
+    told = (folder / "told").read_text(errors="replace")
+    wrong += [f"it told: {told[-2000:]}"] if "Traceback" in told or "internal error" in told else []
+    for place in {folder, folder / work.watched, folder / "tmp"}:
+        left = [p.name for p in place.iterdir() if p.name.startswith((".", "archc-"))]
+        wrong += [f"left in `{place.name}`: {left}"] if left else []
+    return wrong
 
 
 def _until_a_write(nursery: Nursery, folder: Path, skip: int) -> None:
@@ -286,15 +316,24 @@ def _unsound(checkpoint: Path) -> list[str]:
     return []
 
 
-def kill_many(count: int, seed: int, results: Path | None = None, epochs: int = 40) -> list[dict[str, Any]]:
+def kill_many(
+    count: int,
+    seed: int,
+    results: Path | None = None,
+    epochs: int = 40,
+    signals: Sequence[signal.Signals] = (signal.SIGKILL,),
+) -> list[dict[str, Any]]:
     """Make kills, one kind after the other, until `count` have landed; the rows, those in `results` too."""
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results and results.exists() else []
+    rows = _read(results) if results and results.exists() else []
     nursery = Nursery()
     try:
         made = works(nursery, epochs)
+        if set(signals) != {signal.SIGKILL}:
+            made = [work for work in made if work.kind != "cache"]  # it is no command
         while sum(row["landed"] for row in rows) < count:
             number = len(rows)
-            row = kill_once(nursery, made[number % len(made)], random.Random(f"{seed} {number}"))
+            how = signals[number // len(made) % len(signals)]
+            row = kill_once(nursery, made[number % len(made)], random.Random(f"{seed} {number}"), how)
             rows.append({"number": number, **row})
             if results:
                 with open(results, "a", encoding="utf-8") as file:
@@ -304,11 +343,21 @@ def kill_many(count: int, seed: int, results: Path | None = None, epochs: int = 
     return rows
 
 
+def _read(results: Path) -> list[dict[str, Any]]:
+    """The rows of a run that was cut off, maybe in the middle of a line, which is removed."""
+    text = results.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        results.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path)
+    parser.add_argument("--results", type=Path, help="a file that is written, and gone on with")
+    parser.add_argument("--signals", default="KILL", help="such as INT,TERM")
     parser.add_argument("--nursery", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.nursery:
@@ -316,7 +365,8 @@ def main() -> None:
         return
     if not shutil.which("g++"):
         raise SystemExit("compiling needs a C++ compiler")
-    rows = kill_many(options.kills, options.seed, options.results)
+    signals = [signal.Signals[f"SIG{name}"] for name in options.signals.split(",")]
+    rows = kill_many(options.kills, options.seed, options.results, signals=signals)
     landed = Counter(row["kind"] for row in rows if row["landed"])
     half = sum(row["landed"] and row["temporary"] > 0 for row in rows)
     wrong = [row for row in rows if row["wrong"]]

@@ -30,8 +30,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer may carry its own click:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `archc` with the given arguments (the process's by default), and exit."""
     open_streams()
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+    heed_signals()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -39,20 +38,37 @@ class Terminated(BaseException):
     """SIGTERM: what is unfinished is cleaned up on the way out, as after Ctrl-C."""
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+_heeded = 0  # the exit code for the signal that has come; TVM makes a RuntimeError of what its callbacks raise
+
+
+def heed_signals() -> None:
+    """Let SIGTERM raise `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup archc … &`
+                signal.signal(number, _heed)
+
+
+def _heed(number: int, frame: object) -> NoReturn:
+    global _heeded
+    _heeded = 128 + number
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
     raise Terminated
 
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
-    as_json, code = "--json" in arguments, 0
+    global _heeded
+    as_json, code, _heeded = "--json" in arguments, 0, 0
     try:
         try:
             code = _run(arguments)
         except CompileError as e:
-            code = e.exit_code
-            report(e.diagnostics, as_json)
+            code = _heeded or e.exit_code
+            if not _heeded:
+                report(e.diagnostics, as_json)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -62,7 +78,9 @@ def run(arguments: list[str]) -> int:
         unwritten = _unwritten(e)
         code = code or unwritten
     except Exception:  # a mistake of ours: it becomes a report and exit code 70, never a traceback
-        return _internal(arguments, as_json)
+        if not _heeded:
+            return _internal(arguments, as_json)
+        code = _heeded
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code

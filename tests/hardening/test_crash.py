@@ -14,9 +14,9 @@ import crash
 
 
 def test_kills_leave_nothing_half() -> None:
-    rows = crash.kill_many(6, seed=1, epochs=20)
+    rows = crash.kill_many(8, seed=1, epochs=20)
     assert [row["wrong"] for row in rows if row["wrong"]] == []
-    assert {row["kind"] for row in rows if row["landed"]} == {"compile", "train", "cache"}
+    assert {row["kind"] for row in rows if row["landed"]} == {"compile", "train", "fmt", "cache"}
 
 
 def test_a_writer_that_is_not_atomic_would_be_caught(tmp_path: Path) -> None:
