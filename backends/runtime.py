@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import re
 import sys
 import threading
 import weakref
@@ -184,6 +185,7 @@ class Artifact:
             problems.add(*_shape_problems(port, array.shape, symbols), *_index_problems(port, array))
         values = {name: value for name, (value, _) in symbols.items()}
         if not problems.has_errors:
+            problems.add(*_solve(self.manifest.inputs, arrays, values))
             for port, array in zip(self.manifest.inputs, arrays, strict=True):
                 problems.add(*_expression_problems(port, array.shape, values))
             problems.add(*_size_problems(self.manifest.needs, values))
@@ -456,6 +458,31 @@ def _missing_axis(port: Port, shape: tuple[int, ...]) -> str | None:
             what = "a batch axis" if axis == 0 else f"axis {axis}"
             return f"{what} is missing: add it with `{port.name}[{':, ' * axis}None]`"
     return None
+
+
+def _solve(ports: Sequence[Port], arrays: Sequence[Array], symbols: dict[str, int]) -> list[Diagnostic]:
+    """Add symbols that are no axis by themselves, from expressions that are linear in one of them; what is negative."""
+    axes = [
+        (f"input `{port.name}`, axis {axis}", dim, size, set(re.findall(r"[^\W\d]\w*", dim)))
+        for port, array in zip(ports, arrays, strict=True)
+        for axis, (dim, size) in enumerate(zip(port.dims, array.shape, strict=True))
+        if isinstance(dim, str) and not re.search(r"//|%", dim)
+    ]
+    problems, before = [], -1
+    while len(symbols) > before:
+        before = len(symbols)
+        for place, dim, size, names in axes:
+            unknown = names - symbols.keys()
+            if len(unknown) != 1:
+                continue
+            (name,) = unknown
+            least, one, two = (dim_value(dim, symbols | {name: i}) or 0 for i in range(3))
+            if one == least or two - one != one - least:
+                continue
+            symbols[name] = (size - least) // (one - least)
+            if symbols[name] < 0:
+                problems.append(Diagnostic("E0522", f"{place}: needs {dim}, at least {least}; found {size}"))
+    return problems
 
 
 def _expression_problems(port: Port, shape: tuple[int, ...], symbols: Mapping[str, int]) -> list[Diagnostic]:

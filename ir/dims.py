@@ -240,6 +240,18 @@ def _symbols(dim: Dim) -> Iterator[str]:
                 yield from _symbols(atom.denominator)
 
 
+def linear_in(dim: Dim, name: str) -> tuple[int, Dim] | None:
+    """(a, b) with `dim = a * symbol + b`, a a whole number and b without the symbol; None where it is not so.
+
+    >>> linear_in(symbol("H") * 4 + symbol("N") + 1, "H")
+    (4, N + 1)
+    """
+    alone = (Symbol(name),)
+    factor = dict(_terms(dim)).get(alone, 0)
+    rest = dim - factor * symbol(name)
+    return (factor, rest) if factor and name not in symbols(rest) else None
+
+
 def known(dims: Iterable[Dim]) -> tuple[int, ...] | None:
     """The dimensions as integers, or None when one of them is symbolic."""
     values = tuple(dims)

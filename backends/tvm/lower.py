@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tvm import ir, relax, tirx
 
 from archc.ir.diagnostics import fail
-from archc.ir.dims import Dim, FloorDiv, Symbol
+from archc.ir.dims import Dim, FloorDiv, Symbol, linear_in, symbol, symbols
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import OpDef
 from archc.ir.types import NUMPY_NAMES, TensorType
@@ -143,6 +143,7 @@ class Lowerer:
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Value, Expr] = field(default_factory=dict)
     bounds: dict[Value, int] = field(default_factory=dict)
+    whole: dict[Dim, Any] = field(default_factory=dict)  # expressions that have a variable of their own
     count: int = 0
 
     def fresh(self) -> int:
@@ -158,6 +159,8 @@ class Lowerer:
         """A dimension as Relax knows it: an int, or an int64 expression over the function's variables."""
         if isinstance(dim, int):
             return dim
+        if dim in self.whole:
+            return self.whole[dim]
         total: Any = 0
         for monomial, coefficient in dim.terms:
             piece: Any = tirx.IntImm("int64", coefficient)
@@ -187,7 +190,8 @@ class Lowerer:
     def node(self, node: Node) -> None:
         lower = LOWERINGS.get(node.op.name)
         if lower is None:
-            raise fail("E0506", f"`{node.op.name}` has no TVM lowering", node.span, help="see `archc ops` for what has")
+            way = "fix the sizes that are open, with `--dim`" if node.op.decompose else "see `archc ops` for what has"
+            raise fail("E0506", f"`{node.op.name}` has no TVM lowering", node.span, help=way)
         result = lower(TvmNode(node, self, tuple(self.values[v] for v in node.inputs)))
         results = result if isinstance(result, list) else [result]
         assert len(results) == len(node.outputs), f"{node} lowered to {len(results)} results"
@@ -206,7 +210,7 @@ def lower(
     `kind` of target is "cpu" or "cuda"; `bounds` tell of inputs whose elements are checked, before each call, to be
     from 0 to bound - 1.
 
-    Raises: CompileError E0507 when a symbol of an input cannot be read off a shape (`f32[2*T]` with no bare `T`).
+    Raises: CompileError E0507 when a symbol of an input cannot be had from a shape (`f32[T//2]` with no other `T`).
     """
     bb = relax.BlockBuilder()
     add_function(bb, "main", graph, weights, kind, bounds)
@@ -226,22 +230,50 @@ def add_function(
 
     checked = {v: bounds[v.name] for v in graph.inputs if bounds and v.name in bounds}
     lowerer = Lowerer(bb, weights, kind, name, bounds=checked)
-    bare = {str(d) for v in graph.inputs for d in v.type.shape}
-    for symbol in graph.symbols():
-        if symbol not in bare:
-            raise fail(
-                "E0507",
-                f"the size `{symbol}` cannot be read off an input",
-                graph.inputs[0].span,
-                label=f"it stands only inside expressions: {', '.join(str(v.type) for v in graph.inputs)}",
-                help=f"give an input an axis that is just `{symbol}`, or fix it: `--dim {symbol}=…`",
-            )
-        lowerer.bind(symbol)
+    solutions = _solutions(graph)
+    for size in graph.symbols():
+        if size not in solutions:
+            lowerer.bind(size)
+    for dim in dict.fromkeys(d for v in graph.inputs for d in v.type.shape):
+        if symbols(dim) & solutions.keys():  # any number at first: TVM learns sizes from axes that are variables
+            lowerer.whole[dim] = tirx.Var(f"size{len(lowerer.whole)}", "int64")
     inputs = [
         relax.Var(v.name, relax.TensorType([lowerer.dim(d) for d in v.type.shape], NUMPY_NAMES[v.type.dtype]))
         for v in graph.inputs
     ]
     with bb.function(name, inputs):
         with bb.dataflow():
+            for size, (factor, rest, dim) in solutions.items():
+                value = tirx.floordiv(lowerer.dim(dim) - lowerer.dim(rest), tirx.IntImm("int64", factor))
+                bb.match_cast(bb.emit(relax.ShapeExpr([value])), relax.ShapeType([lowerer.bind(size)]))
             outputs = [bb.emit_output(o) for o in lowerer.graph(graph, inputs)]
         bb.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+
+
+def _solutions(graph: Graph) -> dict[str, tuple[int, Dim, Dim]]:
+    """For each symbol that stands only inside expressions (factor, rest, dim): it is `(dim - rest) / factor`, of an
+    axis of size `dim`. In an order in which they can be worked out. Whether they are whole is checked before each call.
+
+    Raises: CompileError E0507 when there is one that no expression is linear in.
+    """
+    axes = list(dict.fromkeys(d for v in graph.inputs for d in v.type.shape))
+    left = [s for s in graph.symbols() if symbol(s) not in axes]
+    known, found = set(graph.symbols()) - set(left), dict[str, tuple[int, Dim, Dim]]()
+    while left:
+        step = (
+            (s, *linear, d) for s in left for d in axes if (linear := linear_in(d, s)) and symbols(linear[1]) <= known
+        )
+        name, *solution = next(step, (None,))
+        if name is None:
+            raise fail(
+                "E0507",
+                f"the size `{left[0]}` cannot be read off an input",
+                graph.inputs[0].span,
+                label=f"it stands only inside expressions: {', '.join(str(v.type) for v in graph.inputs)}",
+                help=f"give an input an axis that is just `{left[0]}`, or fix it: `--dim {left[0]}=…`",
+            )
+        factor, rest, dim = solution
+        found[name] = factor, rest, dim
+        known.add(name)
+        left.remove(name)
+    return found

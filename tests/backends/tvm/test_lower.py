@@ -59,11 +59,47 @@ def test_one_artifact_for_every_size(source: str, shapes: list[tuple[int, ...]],
 
 
 def test_a_size_that_no_input_tells(tmp_path: Path) -> None:
-    source = "arch pairs()\ninput x: f32[2*T, 4]\noutput y: f32[2*T, 3]\ny = x -> linear(3)\n"
+    source = "arch square()\ninput x: f32[T*T, 4]\noutput y: f32[T*T, 3]\ny = x -> linear(3)\n"
     graph = loads(source)
     with pytest.raises(CompileError) as error:
         compile_graph(graph, InitialWeights(graph), tmp_path / "net.archc", spec=SPEC)
     assert error.value.diagnostics[0].code == "E0507"
+
+
+EXPRESSIONS = """arch pairs()
+input x: f32[N, 4*H, 2*W + 1]
+input y: f32[H + W, 3]
+output a: f32[N, 4*H, 2*W + 1]
+output b: f32[N, H, 4, 2*W + 1]
+output c: f32[H + W, 4]
+output d: f32[N, 2*W + 1]
+a = x -> softmax(axis = 1) -> relu
+b = x -> reshape([N, H, 4, 2*W + 1])
+c = y -> linear(4) -> tanh
+d = scan(fn(t, h) { return h + t, h + t }, x, state = [[2*W + 1]], axis = 1)[1]
+"""
+
+
+def test_sizes_inside_expressions_are_solved_for(tmp_path: Path) -> None:
+    graph = loads(EXPRESSIONS)
+    weights = InitialWeights(graph)
+    compile_graph(graph, weights, tmp_path / "net.archc", spec=SPEC)
+    judge, rng = to_torch(graph, weights, dtype="f64").eval(), np.random.default_rng(0)
+    with load(tmp_path / "net.archc") as artifact:
+        for n, h, w in ((2, 3, 4), (1, 1, 0), (3, 2, 7)):
+            x, y = (rng.standard_normal(s).astype(np.float32) for s in ((n, 4 * h, 2 * w + 1), (h + w, 3)))
+            with torch.no_grad():
+                needed = judge(torch.from_numpy(x).double(), torch.from_numpy(y).double())
+            for found, wanted in zip(artifact(x, y), needed, strict=True):
+                np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+        for x_shape, y_shape, words in (
+            ((2, 13, 5), (5, 3), "input `x`, axis 1: needs 4*H = 12; found 13"),
+            ((2, 12, 5), (6, 3), "input `y`, axis 0: needs H + W = 5; found 6"),
+            ((2, 4, 0), (1, 3), "input `x`, axis 2: needs 2*W + 1, at least 1; found 0"),
+        ):
+            with pytest.raises(CompileError) as error:
+                artifact(np.ones(x_shape, np.float32), np.ones(y_shape, np.float32))
+            assert words in [d.message for d in error.value.diagnostics]
 
 
 def test_a_known_compilation_starts_no_tvm(tmp_path: Path) -> None:
