@@ -27,7 +27,11 @@ from random_nets import RandomNet, random_net  # noqa: E402
 from reduction import reduced  # noqa: E402
 
 from archc.grammar.printer import print_graph  # noqa: E402
+from archc.ir.diagnostics import CompileError  # noqa: E402
 from archc.ir.graph import Graph  # noqa: E402
+
+UNSUPPORTED = ("E0506", "E0507")
+"""The codes by which a backend refuses a network that is right."""
 
 
 def judged(nets: Sequence[RandomNet], folder: Path, tvm: bool) -> list[Findings]:
@@ -53,6 +57,8 @@ def _compiled(trials: list[tuple[Trial, Findings]], folder: Path) -> None:
         if len(trials) > 1:
             for pair in trials:
                 _compiled([pair], folder)
+        elif isinstance(e, CompileError) and e.diagnostics[0].code in UNSUPPORTED:
+            trials[0][1].refused["tvm"] = str(e)
         else:
             trials[0][1].wrong["tvm"] = f"{type(e).__name__}: {e}"[-600:]
         return
@@ -75,6 +81,7 @@ def row(net: RandomNet, found: Findings) -> dict[str, Any]:
         "nodes": len(list(net.graph.walk())),
         "wrong": found.wrong,
         "excused": found.excused,
+        "refused": found.refused,
         "outputs": found.outputs,
         "vacuous": found.vacuous,
         "seconds": {k: round(v, 3) for k, v in found.seconds.items()},
@@ -85,6 +92,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     """The counts, as a table."""
     wrong = Counter(name for r in rows for name in r["wrong"])
     excused = Counter(name for r in rows for name in r["excused"])
+    refused = Counter(name for r in rows for name in r.get("refused", ()))
     seconds = Counter[str]()
     for r in rows:
         seconds.update(r["seconds"])
@@ -93,11 +101,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
         f"{sum(r['outputs'] for r in rows)} outputs compared, {sum(r['vacuous'] for r in rows)} of them with a "
         "tolerance above 5 % of their largest element",
         "",
-        "| oracle | wrong | excused | seconds a network |",
-        "|---|---|---|---|",
+        "| oracle | wrong | excused | refused | seconds a network |",
+        "|---|---|---|---|---|",
     ]
     for name in seconds:
-        lines.append(f"| {name} | {wrong[name]} | {excused[name]} | {seconds[name] / len(rows):.3f} |")
+        lines.append(
+            f"| {name} | {wrong[name]} | {excused[name]} | {refused[name]} | {seconds[name] / len(rows):.3f} |"
+        )
     bad = sum(bool(r["wrong"]) for r in rows)
     lines += [
         "",

@@ -41,10 +41,12 @@ VACUOUS = 0.05
 
 @dataclass
 class Findings:
-    """What was wrong with one network: oracle -> words. `excused` are mismatches on too close a decision."""
+    """What was wrong with one network: oracle -> words. `excused` are mismatches on too close a decision, `refused`
+    what a backend says that it does not support."""
 
     wrong: dict[str, str] = field(default_factory=dict)
     excused: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     outputs: int = 0
     vacuous: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

@@ -59,6 +59,11 @@ def test_the_source_reads_like_pytorch() -> None:
     )
 
 
+def test_a_norm_of_images_is_a_batch_norm() -> None:
+    norm, batch_norm = (to_torch(graph_of([f"x -> {op}"], ["f32[N, 4, 5, 5]"])).source for op in ("norm", "batch_norm"))
+    assert norm.replace("self.norm", "self.batch_norm") == batch_norm
+
+
 def test_regions_are_nested_functions() -> None:
     graph = graph_of(
         ["x -> skip(gate = mean(1) -> linear(1) -> sigmoid, body = fn(a) { return a * scale }, threshold = 0.25)"],

@@ -53,7 +53,8 @@ def _skip(p: Params, xs: list[Tensor], w: Weights, regions: Sequence[Region]) ->
         y = x.clone()
         for n, scores in enumerate(g.flatten(1).tolist()):
             tokens = sorted(sorted(range(len(scores)), key=lambda t, scores=scores: -scores[t])[:kept])
-            y[n, tokens] = body(x[n : n + 1, tokens])[0][0]
+            share = g[n, tokens] if p["mode"] == "soft" else 1
+            y[n, tokens] = share * body(x[n : n + 1, tokens])[0][0] + (1 - share) * x[n, tokens]
         return y
     if p["mode"] == "soft":
         return g * body(x)[0] + (1 - g) * x
