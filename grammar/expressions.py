@@ -22,7 +22,7 @@ from archc.grammar.modules import (
     Shared,
     SharedWeight,
 )
-from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry
+from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry, owners
 from archc.grammar.syntax import (
     Arithmetic,
     Boolean,
@@ -173,15 +173,14 @@ class Expressions(Emitter):
     def _shared_weight_named(self, expr: Ref, env: Env) -> SharedWeight | Poison | None:
         """`table.weight`, or `encoder.conv.weight` for a share of several ops."""
         name = expr.name
-        for at, character in enumerate(name):
-            if character == ".":
-                shared = env.look_up(name[:at])
-                if isinstance(shared, Shared):
-                    return SharedWeight(shared, name[at + 1 :])
-                if isinstance(shared, Pending):
-                    raise _unbound(shared.name, expr.span)
-                if isinstance(shared, Poison):
-                    return shared
+        for owner in owners(name):
+            shared = env.look_up(owner)
+            if isinstance(shared, Shared):
+                return SharedWeight(shared, name[len(owner) + 1 :])
+            if isinstance(shared, Pending):
+                raise _unbound(shared.name, expr.span)
+            if isinstance(shared, Poison):
+                return shared
         return None
 
     def _tuple(self, expr: Tuple, env: Env, at: Place) -> Any:

@@ -26,7 +26,7 @@ _GAP = re.compile(r"(?:[ \t\n]++|#[^\n]*+)*+")
 _TOKEN = re.compile(  # a token, or several signs in a row, with what stands before it
     _GAP.pattern + r'(?:"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|[\w.]++(?:(?<=[eE])[-+]\d+)?|[-=<>!/]++|.|\Z)', re.ASCII
 )
-_MANY = 100_000  # tokens after which it is worth a look whether the rest has too many
+_MANY = 20_000  # tokens after which it is worth a look whether the rest has too many
 _STATEMENT = re.compile(  # the beginning of a line that may begin a statement
     rf"^[ \t]*(?=(?:{'|'.join(sorted(word.strip('_').lower() for word in STATEMENT_STARTS))})\b|{_BINDING.pattern})",
     re.MULTILINE,
@@ -228,6 +228,8 @@ class Machine:
 def _has_more(text: str, position: int, tokens: int) -> bool:
     """Whether so many tokens do not hold what follows, however they are counted: seen in a tenth of the time that
     parsing takes."""
+    if len(text) - position < tokens:
+        return False
     beyond = next(islice(_TOKEN.finditer(text, position), tokens, None), None)
     return beyond is not None and beyond.end() < len(text)
 

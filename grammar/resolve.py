@@ -13,6 +13,7 @@ from archc.grammar.calls import Argument, Arguments, bind_op, check_keywords
 from archc.grammar.constructs import CONSTRUCTS
 from archc.grammar.emit import find_op
 from archc.grammar.requirements import QUANTITIES
+from archc.grammar.scope import owners
 from archc.grammar.syntax import (
     Bind,
     Boolean,
@@ -40,20 +41,20 @@ from archc.grammar.syntax import (
     walk,
 )
 from archc.grammar.unknown import unknown_name
-from archc.ir.diagnostics import CompileError, DiagnosticSink, Note, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, DiagnosticSink, Note, fail
 from archc.ir.op import REGISTRY, OpDef
 
 _REGION_SYMBOL = re.compile(r"(Rows|Kept)\d*")
 MEASURED = (*QUANTITIES, "latency_ms", "cpu", "cuda")
 """Names that a `require` may use besides the program's own."""
 MOST_NAMED = 12
-"""Definitions of a circle that are named."""
+"""Definitions of a circle, or places of a name that means nothing, that are named."""
 
 
 @dataclass(slots=True)
 class Resolver:
     """Looks at one file and tells `sink`. `known` are its top-level names; `uses` says which of them each definition
-    mentions, `recursive` whether one needs itself."""
+    mentions, `unknown` what was said of names that mean nothing, `recursive` whether a definition needs itself."""
 
     syntax: Program
     known: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Resolver:
     check_arguments: bool = False
     recursive: bool = False
     uses: dict[str, list[Ref]] = field(default_factory=dict)
+    unknown: dict[str, Diagnostic] = field(default_factory=dict)
 
     def run(self) -> None:
         for item in self.syntax.items:
@@ -144,11 +146,13 @@ class Resolver:
             return
         if name in CONSTRUCTS or name in REGISTRY or _REGION_SYMBOL.fullmatch(name):
             return
-        owners = [name[:i] for i, c in enumerate(name) if c == "."]
-        if any(owner in local or owner in self.known for owner in owners) or find_op(name) is not None:
+        if any(owner in local or owner in self.known for owner in owners(name)) or find_op(name) is not None:
             return
-        error = unknown_name(name, ref.span, (*local, *self.known, *CONSTRUCTS, *REGISTRY))
-        self.sink.add(*error.diagnostics)
+        if name in self.unknown:
+            self.unknown[name] = self.sink.again(self.unknown[name], ref.span, MOST_NAMED)
+            return
+        (self.unknown[name],) = unknown_name(name, ref.span, (*local, *self.known, *CONSTRUCTS, *REGISTRY)).diagnostics
+        self.sink.add(self.unknown[name])
 
     # Recursion
 

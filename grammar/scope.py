@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from archc.grammar.syntax import Def, Formal, Rule
@@ -71,6 +73,15 @@ class RuleEntry:
 
     syntax: Rule
     env: Env
+
+
+def owners(name: str) -> Iterator[str]:
+    """What stands before each dot of a name, or before each of the first hundred.
+
+    >>> list(owners("encoder.conv.weight"))
+    ['encoder', 'encoder.conv']
+    """
+    return (name[: dot.start()] for dot in islice(re.finditer(r"\.", name), 100))
 
 
 def close_name(name: str, known: Iterable[str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 from archc.grammar.imports import standard_files
 from archc.grammar.scope import close_name
@@ -32,5 +33,14 @@ def standard_home(name: str) -> str | None:
     >>> standard_home("swiglu_ffn")
     'std/ffn.arch'
     """
-    definition = re.compile(rf"^def {re.escape(name)}\b", re.MULTILINE)
-    return next((path for path, text in standard_files().items() if definition.search(text)), None)
+    return _homes().get(name)
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """The file of every definition of the standard library."""
+    return {
+        name: path
+        for path, text in standard_files().items()
+        for name in re.findall(r"^def (\w+)", text, re.MULTILINE | re.ASCII)
+    }

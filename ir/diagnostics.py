@@ -17,6 +17,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029
 MOST = 100
 """Diagnostics that are gathered in one run; who has more to mend than these begins with these."""
 _LONGEST = 2000  # characters of a message that are shown
+_LONGEST_NAME = 200  # characters of a name that may be a misspelt one
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,16 @@ class DiagnosticSink:
                 self.diagnostics[-1] = replace(last, notes=(*last.notes, Note("there are more mistakes than these")))
             if self.stops and d.severity == "error":
                 raise TooManyMistakes
+
+    def again(self, told: Diagnostic, span: Span, most: int) -> Diagnostic:
+        """The diagnostic `told` with a note on another place that has the same mistake, which is then told there no
+        more. It has at most `most` notes."""
+        self._known.add((told.code, span, told.message))
+        if told not in self.diagnostics or len(told.notes) >= most:
+            return told
+        more = replace(told, notes=(*told.notes, Note("here, too", span)))
+        self.diagnostics[self.diagnostics.index(told)] = more
+        return more
 
     @property
     def has_errors(self) -> bool:
