@@ -119,3 +119,16 @@ def test_a_mistake_more_is_noticed() -> None:
     """The control: what is right now would be told, were it wrong."""
     assert found(EIGHT.replace("let a = x", "let a = w")) != TOLD
     assert found(EIGHT.replace("depth: integer", "depth: int")) == TOLD[1:]
+
+
+def test_a_name_that_is_unknown_at_several_places_is_one_mistake() -> None:
+    text = program().replace("def block", "def blokc").replace("let gate =", "let gates =")
+    text = text.replace("y = mixed", "y = block(8)(image) -> global_avg_pool -> block(8) + gate")
+    found = check_text(text)
+    assert [(d.code, d.span and (d.span.line, d.span.column)) for d in found] == [
+        ("E0201", (7, 21)),
+        ("E0201", (10, 20)),
+    ]
+    assert [(n.message, n.span and n.span.line) for n in found[0].notes] == [("here, too", 14), ("here, too", 14)]
+    assert [(n.message, n.span and n.span.line) for n in found[1].notes] == [("here, too", 14)]
+    assert [d.help for d in found] == ["did you mean `blokc`?", "did you mean `gates`?"]
