@@ -83,6 +83,7 @@ INIT_NAMES = (*_NAMED, *(f"{n}(a)" for n in _WITH_NUMBER), "values(a, b, …)")
 
 def parse_init(text: str, shape: tuple[int, ...]) -> Init | None:
     """The initialiser that a program names (`"kaiming_normal"`, `"normal(0.02)"`); None if there is none such.
+    Numbers are finite, and widths at least 0.
 
     `values(…)` gives every number, row by row; as many as `shape` holds.
     """
@@ -94,11 +95,15 @@ def parse_init(text: str, shape: tuple[int, ...]) -> Init | None:
             values = tuple(float(v) for v in given[1].split(",") if v.strip())
         except ValueError:
             return None
-        return Init("values", values=values) if len(values) == math.prod(shape) else None
+        right = len(values) == math.prod(shape) and all(map(math.isfinite, values))
+        return Init("values", values=values) if right else None
     match = re.fullmatch(r"(\w+)\(\s*([-+0-9.eE]+)\s*\)", text)
     if match and match[1] in _WITH_NUMBER:
         try:
-            return Init(_WITH_NUMBER[match[1]], float(match[2]))
+            kind, a = _WITH_NUMBER[match[1]], float(match[2])
         except ValueError:
             return None
+        if not math.isfinite(a) or (a < 0 and kind != "constant"):
+            return None
+        return Init(kind, a) if a else ZEROS
     return None

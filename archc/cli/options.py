@@ -90,10 +90,11 @@ def _with_common_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def parse_values(pairs: list[str] | None) -> dict[str, Any]:
-    """`name=value` settings with their values as the language reads them: numbers, true, false, none, else text.
+    """`name=value` settings with their values as the language reads them: numbers, true, false, none, lists
+    of these, else text.
 
-    >>> parse_values(["width=32", "name=abc", "flag=true", "rate=1e-3"])
-    {'width': 32, 'name': 'abc', 'flag': True, 'rate': 0.001}
+    >>> parse_values(["width=32", "name=abc", "flag=true", "rate=1e-3", "betas=[0.9, 0.95]"])
+    {'width': 32, 'name': 'abc', 'flag': True, 'rate': 0.001, 'betas': [0.9, 0.95]}
     """
     return parse_pairs(pairs, "--set")
 
@@ -136,6 +137,8 @@ def _value(text: str) -> Any:
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
     if text in words:
         return words[text]
+    if text.startswith("[") and text.endswith("]"):
+        return [_value(item.strip()) for item in text[1:-1].split(",") if item.strip()]
     for kind in (int, float):
         try:
             return kind(text)

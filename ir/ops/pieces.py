@@ -124,12 +124,14 @@ def slice_bounds(call: Call[SliceParams]) -> tuple[Dim, Dim]:
     p, size = call.params, call.types[0].shape[call.axis(call.params.axis)]
     start: Dim = p.from_ if p.from_ >= 0 else size + p.from_
     stop: Dim = size if p.to is None else p.to if p.to >= 0 else size + p.to
-    for later, earlier, blame in ((start, 0, "from"), (stop, start, "to"), (size, stop, "to")):
+    outside = ((start, 0, "from"), (size, start, "from"), (stop, 0, "to"), (size, stop, "to"))
+    checks = [(*check, f"bounds within its size {size}") for check in outside]
+    for later, earlier, blame, needed in (*checks, (stop, start, "to", "`to` not to lie before `from`")):
         gap = later - earlier
         if isinstance(gap, int) and gap < 0:
             raise BindError(
                 "E0312",
-                f"`slice` of axis {p.axis} needs bounds within its size {size}",
+                f"`slice` of axis {p.axis} needs {needed}",
                 label=f"found from {start} to {stop} in {call.types[0]}",
                 blame=blame if blame == "from" or p.to is not None else "from",
                 operands=[0],

@@ -43,9 +43,11 @@ def test_equal_runs_give_equal_files(archc, wine, tmp_path):
 
 
 def test_progress_goes_to_stderr(archc, wine, tmp_path):
-    ran = archc("train", wine, "--task", "wine", "-o", tmp_path / "w.safetensors", "--epochs", 2, "--json")
+    options = ["--epochs", 2, "--recipe", "betas=[0.8, 0.95]", "--recipe", "clip=none"]
+    ran = archc("train", wine, "--task", "wine", "-o", tmp_path / "w.safetensors", *options, "--json")
     assert "epoch 2:" in ran.err
-    assert ran.json["recipe"]["epochs"] == 2
+    recipe = ran.json["recipe"]
+    assert (recipe["epochs"], recipe["betas"], recipe["clip"]) == (2, [0.8, 0.95], None)
 
 
 def test_resume_needs_a_checkpoint(archc, wine, tmp_path):

@@ -65,6 +65,7 @@ def test_version(archc):
         (["train", "good.arch", "--task", "digits", "-o", "nowhere/w.safetensors"], "E0608", 1),
         (["train", "good.arch", "--task", "digits", "-o", "w.safetensors", "--recipe", "speed=9"], "E0617", 1),
         (["train", "good.arch", "--task", "digits", "-o", "w.safetensors", "--device", "cuda:63"], "E0621", 4),
+        (["train", "good.arch", "--task", "wine", "-o", "w.safetensors", "--recipe", "betas=[0.9, 1.5]"], "E0617", 1),
         (["run", "missing.archc", "--input", "x.npy"], "E0509", 2),
         (["run", "good.arch", "--input", "x.npy"], "E0510", 1),
         (["profile", "good.arch"], "E0510", 1),

@@ -334,6 +334,8 @@ ERRORS: list[tuple[str, str, dict[str, Any], list[str], str]] = [
     ("E0308", "max_pool", {"kernel": 3}, ["f32[2, 4, 2]"], "size 2"),
     ("E0308", "conv_transpose", {"out": 2, "kernel": 2, "padding": 3}, ["f32[2, 4, 2]"], "nothing"),
     ("E0309", "linear", {"out": 3, "init": "magic"}, ["f32[2, 4]"], "magic"),
+    ("E0309", "linear", {"out": 3, "init": "uniform(-1)"}, ["f32[2, 4]"], "uniform(-1)"),
+    ("E0309", "linear", {"out": 3, "init": "normal(1e999)"}, ["f32[2, 4]"], "normal(1e999)"),
     ("E0311", "conv_transpose", {"out": 3, "kernel": 3, "output_padding": 1}, ["f32[2, 4, 2]"], "output_padding"),
     ("E0311", "col2im", {}, ["f32[2, 5, 2]"], "square"),
     ("E0311", "col2im", {}, ["f32[2, T, 2]"], "square"),

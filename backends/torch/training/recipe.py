@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from archc.backends.torch.training.options import build
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Recipe(BaseModel):
@@ -28,7 +30,7 @@ class Recipe(BaseModel):
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum")
     lr: float = Field(3e-3, gt=0, description="the highest learning rate")
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.99), description="of AdamW")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="of AdamW")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     epochs: int = Field(30, ge=1)
     steps: int | None = Field(None, ge=1, description="stop after so many steps, in place of `epochs`")
@@ -50,11 +52,10 @@ class Recipe(BaseModel):
     def for_task(cls, defaults: Mapping[str, Any], **options: Any) -> Recipe:
         """The task's own defaults, with `options` over them. Raises E0617 for an option that is unknown or wrong.
 
-        >>> Recipe.for_task({"shift": 1}, epochs=2).shift
-        1
+        >>> Recipe.for_task({"shift": 1}, clip=None)  # doctest: +ELLIPSIS
+        Recipe(optimiser='adamw', ... clip=None, label_smoothing=0.0, shift=1, ...)
         """
-        given = {name: value for name, value in options.items() if value is not None}
-        return build(cls, {**defaults, **given}, "E0617", "the recipe")
+        return build(cls, {**defaults, **options}, "E0617", "the recipe")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step `step` (from 0) of `steps`.
