@@ -11,6 +11,7 @@ from archc.backends.tvm.cpu.gemm import gemm_kernel, matmul_kernel
 from archc.backends.tvm.cpu.isa import isa_of
 from archc.backends.tvm.cpu.loops import Machine
 from archc.backends.tvm.cpu.order import SizesFirst
+from archc.backends.tvm.cpu.patterns import UnequalExtents
 from archc.backends.tvm.cpu.program import parse
 from archc.backends.tvm.cpu.rows import reduction_kernel
 from archc.backends.tvm.cpu.select import SelectKernels
@@ -34,6 +35,7 @@ def passes(machine: Machine) -> list[tvm.transform.Pass]:
         relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(legalizations(), enable_warning=False),
         relax.transform.AnnotateTIROpPattern(),
+        UnequalExtents(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         SizesFirst(),
