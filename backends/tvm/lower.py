@@ -260,11 +260,9 @@ def _solutions(graph: Graph) -> dict[str, tuple[int, Dim, Dim]]:
     left = [s for s in graph.symbols() if symbol(s) not in axes]
     known, found = set(graph.symbols()) - set(left), dict[str, tuple[int, Dim, Dim]]()
     while left:
-        step = (
-            (s, *linear, d) for s in left for d in axes if (linear := linear_in(d, s)) and symbols(linear[1]) <= known
-        )
-        name, *solution = next(step, (None,))
-        if name is None:
+        steps = ((s, d, linear) for s in left for d in axes if (linear := linear_in(d, s)))
+        name, dim, linear = next(((s, d, ab) for s, d, ab in steps if symbols(ab[1]) <= known), ("", 0, (0, 0)))
+        if not name:
             raise fail(
                 "E0507",
                 f"the size `{left[0]}` cannot be read off an input",
@@ -272,8 +270,7 @@ def _solutions(graph: Graph) -> dict[str, tuple[int, Dim, Dim]]:
                 label=f"it stands only inside expressions: {', '.join(str(v.type) for v in graph.inputs)}",
                 help=f"give an input an axis that is just `{left[0]}`, or fix it: `--dim {left[0]}=…`",
             )
-        factor, rest, dim = solution
-        found[name] = factor, rest, dim
+        found[name] = (*linear, dim)
         known.add(name)
         left.remove(name)
     return found

@@ -40,7 +40,9 @@ def _conv_transpose(n: TvmNode) -> Any:
     _, strides, padding, extra, dilations = (list(column) for column in zip(*rows, strict=True))
     reaches = [dilation * (kernel - 1) for kernel, _, _, _, dilation in rows]
     cropped = any(reach < pad for reach, pad in zip(reaches, padding, strict=True))
-    if n.dtype != "float32" or cropped or n.lowerer.kind != "cpu":
+    # PyTorch takes an extra row beyond the stride where the dilation is larger still; TVM does not
+    beyond = any(e >= stride for e, stride in zip(extra, strides, strict=True))
+    if n.dtype != "float32" or cropped or beyond or n.lowerer.kind != "cpu":
         return _biased(n, _spread_and_convolve(n))
     y = _CONV_TRANSPOSE[rank - 1](
         n.x,
