@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -110,6 +112,44 @@ def test_threads_load_call_and_unload_one_file(compiled) -> None:
     assert wrong == []
 
 
+def test_threads_call_one_artifact_at_once(compiled) -> None:
+    """Each with its own input and size, by as many workers as calls; what one gets is never another's."""
+    artifact = load(compiled(WIDE, threads=2), threads=2)
+    inputs = [np.random.default_rng(i).standard_normal((3 + 5 * i, 13), dtype=np.float32) for i in range(4)]
+    wanted = [artifact(x) for x in inputs]
+    wrong: list[object] = []
+    ready = threading.Barrier(len(inputs))
+
+    def work(index: int) -> None:
+        try:
+            ready.wait(60)
+            wrong.extend(index for _ in range(150) if not np.array_equal(artifact(inputs[index]), wanted[index]))
+        except Exception as error:  # a thread's exception would be lost
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert wrong == []
+    assert len(artifact._machines) > 1, "the control: calls did run side by side"
+    assert not any(np.array_equal(a[:3], b[:3]) for a, b in zip(wanted, wanted[1:], strict=False))
+
+
+def test_a_busy_neighbour_changes_no_result(compiled) -> None:
+    artifact = load(compiled(WIDE, threads=2), threads=2)
+    wanted = artifact(X)
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        for _ in range(200):
+            np.testing.assert_array_equal(artifact(X), wanted)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def resident() -> int:
     """Bytes of memory that this process has to itself."""
     pages = [int(n) for n in Path("/proc/self/statm").read_text().split()]
@@ -129,12 +169,13 @@ def test_loading_and_unloading_leaves_no_memory(compiled, cycles: int) -> None:
 
     for _ in range(20):
         cycle()
-    before, files = resident(), len(os.listdir("/proc/self/fd"))
+    before, files, tasks = resident(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     for _ in range(cycles):
         cycle()
     growth = resident() - before
     assert growth < 2 << 20, f"{growth} bytes in {cycles} cycles"
     assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/task")) == tasks
     before = resident()
     kept = []
     for _ in range(3):  # the control: an artifact that is kept is seen
