@@ -340,16 +340,20 @@ def in_words(annotation: Any) -> str:
 
 def _bounded(words: str, metadata: Sequence[Any]) -> str:
     bounds = [b for m in metadata for b in (m if isinstance(m, annotated_types.GroupedMetadata) else (m,))]
+    limits = []
     for bound in bounds:
-        if isinstance(bound, annotated_types.Gt):
-            words = words.replace("a ", "a positive ", 1) if bound.gt == 0 else f"{words} above {bound.gt}"
+        if isinstance(bound, annotated_types.Gt) and bound.gt == 0:
+            words = words.replace("a ", "a positive ", 1)
+        elif isinstance(bound, annotated_types.Gt):
+            limits.append(f"above {bound.gt}")
         elif isinstance(bound, annotated_types.Ge):
-            words += f" of at least {bound.ge}"
+            limits.append(f"at least {bound.ge}")
         elif isinstance(bound, annotated_types.Lt):
-            words += f" below {bound.lt}"
+            limits.append(f"below {bound.lt}")
         elif isinstance(bound, annotated_types.Le):
-            words += f" of at most {bound.le}"
-    return words
+            limits.append(f"at most {bound.le}")
+    told = " and ".join(limits)
+    return f"{words}{' of' * told.startswith('at')} {told}" if told else words
 
 
 def bind_formals(

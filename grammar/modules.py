@@ -113,11 +113,14 @@ class OpCall(Module):
         return result
 
     def _wrong_count(self, fed: int) -> Exception:
-        names = ", ".join(f"`{n}`" for n in self.op.operand_names) or "no tensors"
+        declared = self.op.operand_names
+        several = any(n.startswith("*") for n in declared)
+        count = "no tensors" if not declared else "tensors" if several else _tensors(len(declared))
+        names = "".join(f", `{n}`" for n in declared)
         found = fed + len(self.bound.operands) + len(self.bound.named_operands)
         help = "the first state is given by `state`: `state = [[8]]` is zeros, of 8 channels" if found == 1 else None
         help = help if self.op.name == "scan" else None
-        return fail("E0303", f"`{self.op.name}` takes {names}", self.span, label=f"{found} given", help=help)
+        return fail("E0303", f"`{self.op.name}` takes {count}{names}", self.span, label=f"{found} given", help=help)
 
     def count(self, c: Counter) -> int:
         return 1 + sum(c.count(v) for a in self.bound.regions.values() for v in _modules(a.value))
