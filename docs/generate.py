@@ -116,7 +116,7 @@ TASKS_HEAD = """\
 `archc train FILE --task TASK -o W.safetensors`, or `archc.train(model, task, out)`. A task brings data, loss and
 metrics; a recipe is how it is learned. Options of a task follow its name: `--task
 'npz:data.npz?standardise=true&val=0.1'`. Those of the recipe are `--recipe lr=0.001`, repeatable (`--epochs`, `--lr`
-and `--seed` are short for theirs), or keywords in Python.
+and `--seed` are short for theirs; lists are `--recipe 'betas=[0.9, 0.95]'`), or keywords in Python.
 
 The network's first output is judged: logits over the classes on its last axis, or one value for each target. What the
 task needs as input and output is said when they do not fit (E0615, E0616).
