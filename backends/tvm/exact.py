@@ -79,6 +79,25 @@ def _legalize_with_zeros(name: str, bb: relax.BlockBuilder, call: relax.Call) ->
     return _as_usual(bb, call)
 
 
+def _legalize_max_pool(rank: int, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """The border of a maximum is -inf, where TVM's is the least number that is finite."""
+    (x,), attrs = call.args, call.attrs
+    padding = [int(p) for p in attrs.padding]
+    layout = str(attrs.layout)
+    if not any(padding) or str(x.ty.dtype) not in _BITS or layout[:2] != "NC" or len(layout) != 2 + rank:
+        return _as_usual(bb, call)
+    function = {1: topi.nn.pool1d, 2: topi.nn.pool2d, 3: topi.nn.pool3d}[rank]
+    size, stride, dilation = ([int(v) for v in field] for field in (attrs.pool_size, attrs.strides, attrs.dilation))
+
+    def pool(x: te.Tensor) -> te.Tensor:
+        lowest = tirx.const(float("-inf"), x.dtype)
+        padded = topi.nn.pad(x, [0, 0, *padding[:rank]], [0, 0, *padding[rank:]], lowest)
+        none = [0] * (2 * rank)
+        return function(padded, size, stride, dilation, none, "max", bool(attrs.ceil_mode), layout)
+
+    return bb.call_te(pool, x, primfunc_name_hint="max_pool")
+
+
 def _as_usual(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return call.op.get_attr("FLegalize")(bb, call)
 
@@ -108,7 +127,8 @@ def _is_one(size: Expr) -> bool:
 def legalizations() -> dict[str, Legalize]:
     """What to give `relax.transform.LegalizeOps`."""
     found = {f"relax.{name}": partial(_legalize_veiled, name) for name in _VEILED}
-    return found | {f"relax.{name}": partial(_legalize_with_zeros, name) for name in _WITH_ZEROS}
+    found |= {f"relax.{name}": partial(_legalize_with_zeros, name) for name in _WITH_ZEROS}
+    return found | {f"relax.nn.max_pool{rank}d": partial(_legalize_max_pool, rank) for rank in (1, 2, 3)}
 
 
 __all__ = ["legalizations", "veil"]

@@ -49,6 +49,21 @@ def test_floats(tmp_path: Path) -> None:
     assert {e: bad for e in results if (bad := _wrong(results[e], needed[e]))} == {}
 
 
+def test_the_border_of_a_maximum_is_infinite(tmp_path: Path) -> None:
+    graph = loads(
+        "arch a\ninput x: f32[N, 2, 4]\noutput y: f32[N, 2, 4]\noutput z: f32[N, 2, 4]\n"
+        "y = x -> max_pool(3, stride = 1, padding = 1)\nz = x -> conv(2, 1) -> max_pool(3, stride = 1, padding = 1)\n"
+    )
+    weights = InitialWeights(graph)
+    compile_graph(graph, weights, tmp_path / "a.archc", spec=parse_target("cpu", threads=1))
+    x = np.full((3, 2, 4), -np.inf, np.float32)
+    x[1:] = np.random.default_rng(0).standard_normal((2, 2, 4))
+    x[1, 0, 1] = np.nan
+    with runtime.load(tmp_path / "a.archc") as artifact, torch.no_grad():
+        for result, needed in zip(artifact(x), to_torch(graph, weights).eval()(torch.from_numpy(x)), strict=True):
+            np.testing.assert_allclose(result, needed.numpy(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["i64", "i32"])
 def test_whole_numbers_wrap(dtype: str, tmp_path: Path) -> None:
     info = np.iinfo({"i64": "int64", "i32": "int32"}[dtype])
