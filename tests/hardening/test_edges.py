@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from archc.backends.runtime import load
 from archc.facade.model import loads
 
 SEQUENCE = """\
@@ -194,3 +195,29 @@ def test_a_shape_or_dtype_that_does_not_fit_is_told(compiled, archc, tmp_path: P
         np.save(tmp_path / "x.npy", array)
         ended, _, told = archc("run", artifact, "--input", tmp_path / "x.npy")
         assert (ended, code in told) == (1, True), told
+
+
+NOTHING = """\
+arch nothing
+
+input  x: f32[0, 3]
+input  z: f32[0, 4, 6, 6]
+input  t: f32[0, 5, 8]
+output y: f32[0, 3]
+output w: f32[0, 6, 6, 6]
+output a: f32[0, 5, 8]
+output s: f32[0, 4, 3, 3]
+
+y = x -> linear(3) -> relu
+w = z -> conv(6, 3, padding = 1) -> batch_norm -> relu
+a = t -> attention(2) -> layer_norm -> linear(16) -> gelu -> linear(8) -> softmax(-1)
+s = z -> max_pool(2)
+"""
+
+
+def test_a_declared_size_of_nothing(compiled) -> None:
+    """Sizes that are 0 when the network is compiled, not only when it runs."""
+    shapes = ((0, 3), (0, 4, 6, 6), (0, 5, 8))
+    with load(compiled(NOTHING)) as artifact:
+        found = artifact(*(np.zeros(shape, np.float32) for shape in shapes))
+    assert [y.shape for y in found] == [(0, 3), (0, 6, 6, 6), (0, 5, 8), (0, 4, 3, 3)]

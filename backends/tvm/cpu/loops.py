@@ -77,8 +77,9 @@ def unravel(flat: Expr, extents: Sequence[Expr]) -> list[Expr]:
 
 
 def divisor_of(extent: Expr) -> Expr:
-    """`extent` to divide by: TVM refuses to lower a division whose divisor it can show to be zero in a dead branch."""
-    return index(extent) if as_int(extent) is not None else tirx.max(index(extent), index(1))
+    """`extent` to divide by: TVM refuses to lower a division by zero where nothing is ever divided."""
+    known = as_int(extent)
+    return tirx.max(index(extent), index(1)) if known is None else index(max(1, known))
 
 
 def divisor(number: int, most: int) -> int:
