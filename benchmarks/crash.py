@@ -1,5 +1,5 @@
-"""`kill -9` at random moments of compiling, training, formatting in place and writing to the cache: a file is old or new
-and never half, and the same work done again ends with the same bytes.
+"""`kill -9` at random moments of compiling, training, formatting in place and writing to the cache: a file is old or
+new and never half, and the same work done again ends with the same bytes.
 
     python benchmarks/crash.py --kills 200 --seed 0 --results crash.jsonl
     python benchmarks/crash.py --kills 60 --signals INT,TERM

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_threads_call_one_artifact_at_once(compiled) -> None:
         thread.join(120)
     assert wrong == []
     assert len(artifact._machines) > 1, "the control: calls did run side by side"
-    assert not any(np.array_equal(a[:3], b[:3]) for a, b in zip(wanted, wanted[1:], strict=False))
+    assert not any(np.array_equal(a[:3], b[:3]) for a, b in pairwise(wanted))
 
 
 def test_a_busy_neighbour_changes_no_result(compiled) -> None:

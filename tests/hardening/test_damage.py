@@ -53,6 +53,42 @@ def test_no_flipped_bit_changes_weights_or_metadata(tmp_path: Path) -> None:
     assert read_weights(path).metadata == {"note": "0.5"}
 
 
+@pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_no_flipped_bit_passes_in_a_checkpoint_or_the_cache(tmp_path: Path, compiled, count: int) -> None:
+    """An entry of the cache is removed, with a warning, and built again."""
+    from archc.backends.cache import cache_key
+
+    model, task, state = loads(MLP), load_task("wine"), tmp_path / "w.checkpoint.safetensors"
+    recipe = Recipe.for_task(task.defaults, epochs=2)
+    train(model.to_torch(None, 0), task, recipe, checkpoint=state, stop_after_epoch=1)
+    data = state.read_bytes()
+    name = range(data.index(DIGEST.encode()), data.index(DIGEST.encode()) + len(DIGEST))
+    for place in sorted(random.Random(1).sample(range(len(data)), count)):
+        state.write_bytes(data)
+        flip(state, place)
+        if place not in name:
+            with pytest.raises(CompileError) as caught:
+                train(model.to_torch(None, 0), task, recipe, checkpoint=state, resume=True)
+            assert caught.value.diagnostics[0].code == "E0602", place
+
+    source = compiled(MLP)
+    (tmp_path / "cache").mkdir(mode=0o700)
+    cache, key = Cache(tmp_path / "cache"), cache_key(graph="a")
+    built: list[Path] = []
+
+    def build(path: Path) -> None:
+        built.append(path)
+        path.write_bytes(source.read_bytes())
+
+    entry = cache.get_or_build(key, build)
+    sound = entry.read_bytes()
+    for place in sorted(random.Random(2).sample(range(len(sound)), count)):
+        flip(entry, place)
+        with pytest.warns(UserWarning, match="damaged"):
+            assert cache.get_or_build(key, build).read_bytes() == sound
+    assert len(built) == count + 1
+
+
 def test_other_programs_write_no_digest_and_a_stale_one_is_told(tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.numpy import save_file

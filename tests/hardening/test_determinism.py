@@ -41,28 +41,43 @@ def folder(path: Path) -> Path:
 
 
 def made(path: Path) -> list[bytes]:
-    return [(path / name).read_bytes() for name in ("out.archc", "w.safetensors")]
+    return [(path / name).read_bytes() for name in ("out.archc", "w.safetensors", "wine.archc")]
+
+
+def trained(source: Path, weights: Path, out: Path) -> tuple[str, ...]:
+    return "compile", str(source), "--weights", str(weights), "-o", str(out), "--threads", "1", "-q"
 
 
 def test_neither_hash_seed_nor_folder_nor_history_reaches_the_bytes(
     archc, python, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor mask, locale, time zone, the path of the source or the weights, or a cache that has it already."""
     here, there = folder(tmp_path / "a"), folder(tmp_path / "b" / "c d" / "é")
     other = loads("arch a\ninput x: f32[N, 4]\noutput y: f32[N, 4]\ny = x -> gelu -> softmax(axis = 1)")
     build(other, tmp_path / "other.archc", threads=1, cache=False)  # this process has a history
     monkeypatch.chdir(here)
     assert [archc(*command)[0] for command in COMMANDS] == [0, 0]
+    relative = trained(Path("wine.arch"), Path("w.safetensors"), Path("wine.archc"))
+    assert archc(*relative)[0] == 0
+    cold = (here / "wine.archc").read_bytes()
+    assert archc(*relative)[0] == 0
+    assert (here / "wine.archc").read_bytes() == cold, "from the cache"
 
+    absolute = trained(there / "wine.arch", tmp_path / "elsewhere.safetensors", there / "wine.archc")
     code = f"""
-import os
+import os, shutil
 from archc.cli.main import run
 os.chdir({str(there)!r})
-print([run(command) for command in {[list(c) for c in COMMANDS]}])
+os.umask(0o077)
+codes = [run(command) for command in {[list(c) for c in COMMANDS]}]
+shutil.copyfile("w.safetensors", {str(tmp_path / "elsewhere.safetensors")!r})
+os.chdir("/")
+print([*codes, run({[*absolute, "--no-cache"]})])
 """
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     environment = {"PYTHONHASHSEED": seed, "TMPDIR": tmp_path, "LC_ALL": "C", "TZ": "Asia/Tokyo"}
-    assert python(code, OMP_NUM_THREADS=1, **environment).splitlines()[-1] == "[0, 0]"
+    assert python(code, OMP_NUM_THREADS=1, **environment).splitlines()[-1] == "[0, 0, 0]"
     assert made(here) == made(there)
 
-    assert archc(*COMMANDS[0], "--seed", 1)[0] == archc(*COMMANDS[1], "--seed", 1)[0] == 0
+    assert archc(*COMMANDS[0], "--seed", 1)[0] == archc(*COMMANDS[1], "--seed", 1)[0] == archc(*relative)[0] == 0
     assert not any(one == two for one, two in zip(made(here), made(there), strict=True)), "the control"
