@@ -498,7 +498,7 @@ ROUTER, EXPERT = chain("router", ["f32[N, T, 8]"], linear(2)), ["f32[Rows, 8]"]
             [chain("router", ["f32[N, T, 8]"], linear(3)), *[chain(f"e{i}", EXPERT) for i in range(2)]],
             {"top_k": 1},
             "E0315",
-            "2 experts",
+            "there are 2",
         ),
         ("moe", [ROUTER, *[chain(f"e{i}", EXPERT) for i in range(2)]], {"top_k": 3}, "E0311", "top_k = 3"),
         ("moe", [ROUTER, chain("e0", EXPERT), chain("e1", EXPERT, linear(9))], {"top_k": 1}, "E0315", "Rows, 9"),
