@@ -3,7 +3,8 @@
     python benchmarks/company.py --threads 2
 
 The same calls are timed alone and with a busy loop beside, in turns. With B busy loops on C cores and T threads, a fair
-share makes the ratio of the medians about (T + B) / C at most, or 2; workers that spin or are pinned make it 10.
+share makes the ratio of the medians about (T + B) / C at most, or 2; workers that spin or are pinned make it 10. Exit
+code 1 when it is more than twice the fair share, or a result differs by a bit.
 """
 
 from __future__ import annotations
@@ -56,21 +57,25 @@ def main() -> None:
         artifact = load(path, threads=options.threads)
     x = np.random.default_rng(0).standard_normal((1, 16, 32, 32), dtype=np.float32)
     timed(artifact, x, 0.3)
+    wanted, same = artifact(x), True
     alone, beside = [], []
     for _ in range(options.rounds):
         alone += timed(artifact, x, options.seconds)
         loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.loops)]
         try:
             beside += timed(artifact, x, options.seconds)
+            same = same and np.array_equal(artifact(x), wanted)
         finally:
             for loop in loops:
                 loop.kill()
                 loop.wait()
     one, two = (statistics.median(times) * 1e3 for times in (alone, beside))
-    print(
-        f"{len(os.sched_getaffinity(0))} cores, {options.threads} threads, {options.loops} busy loops beside: ", end=""
-    )
-    print(f"median {one:.3f} ms alone, {two:.3f} ms beside, ratio {two / one:.2f}")
+    cores = len(os.sched_getaffinity(0))
+    fair = max(2.0, (options.threads + options.loops) / cores)
+    print(f"{cores} cores, {options.threads} threads, {options.loops} busy loops beside: ", end="")
+    print(f"median {one:.3f} ms alone, {two:.3f} ms beside, ratio {two / one:.2f} (fair: {fair:.1f}), ", end="")
+    print("equal results" if same else "OTHER RESULTS")
+    raise SystemExit(0 if same and two / one <= 2 * fair else 1)
 
 
 if __name__ == "__main__":
