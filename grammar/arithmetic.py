@@ -14,6 +14,9 @@ LARGEST = 2**63 - 1
 TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 TENSOR_COMPARISONS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
+MOST_TERMS, MOST_FACTORS = 1000, 32
+"""Of a dimension that is a product."""
+
 
 def calculate(operator: str, a: Any, b: Any, span: Span, sides: tuple[Span, Span] | None = None) -> Any:
     """`a operator b` for numbers and dimensions; `sides` are the places of `a` and `b`.
@@ -38,10 +41,18 @@ def calculate(operator: str, a: Any, b: Any, span: Span, sides: tuple[Span, Span
     elif operator == "-":
         result = a - b
     else:
+        if isinstance(a, Expr) and isinstance(b, Expr) and _unwieldy(a, b):
+            raise fail("E0334", f"a dimension has at most {MOST_TERMS} terms, each of {MOST_FACTORS} factors", span)
         result = a * b
     if isinstance(result, int) and abs(result) > LARGEST:
         raise fail("E0334", "a whole number needs to fit into 64 bits", span, label="this one does not")
     return result
+
+
+def _unwieldy(a: Expr, b: Expr) -> bool:
+    """Whether a product of dimensions would be too long: squared again and again, it has a million terms soon."""
+    factors = sum(max(len(monomial) for monomial, _ in side.terms) for side in (a, b))
+    return len(a.terms) * len(b.terms) > MOST_TERMS or factors > MOST_FACTORS
 
 
 def _divide(operator: str, a: Any, b: Any, span: Span) -> Any:

@@ -83,6 +83,12 @@ HOSTILE = {
         HEAD + f"let a0 = {'9' * 99}\n" + "".join(f"let a{i + 1} = a{i} * a{i}\n" for i in range(60)) + "y = x\n",
         {"E0334"},
     ),
+    "dimensions that square": (
+        "arch a\ninput x: f32[N, M, 4]\noutput y: f32[N, M, 4]\nlet a0 = N + M\n"
+        + "".join(f"let a{i + 1} = a{i} * a{i}\n" for i in range(30))
+        + "y = x\n",
+        {"E0334"},
+    ),
     "a list of lists that doubles": (
         HEAD + "let a0 = [1]\n" + "".join(f"let a{i + 1} = [a{i}, a{i}]\n" for i in range(60)) + "y = x\n",
         {"E0009"},
