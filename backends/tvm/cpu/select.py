@@ -474,7 +474,7 @@ def _rms_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     return norms.layer_norm(self.builder_, x, scale, None, len(axes), float(call.attrs.epsilon), centre=False)
 
 
-@rule("nn.group_norm", "nn.instance_norm")
+@rule("nn.group_norm")
 def _group_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     x, scale, shift = call.args
     attrs = call.attrs
@@ -482,10 +482,7 @@ def _group_norm(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     channel = int(attrs.channel_axis) % ndim
     if channel != 1 or sorted(int(a) % ndim for a in attrs.axes) != list(range(2, ndim)):
         return None
-    channels = as_int(shape_of(x)[1])
-    groups = int(attrs.num_groups) if call.op.name == "relax.nn.group_norm" else channels
-    if groups is None:
-        return None
+    groups = int(attrs.num_groups)
     scale, shift = (scale if attrs.scale else None), (shift if attrs.center else None)
     last = self.beneath(x)
     if last is None:
