@@ -122,7 +122,7 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
         ):
             operands.append(value)
         else:
-            raise _too_many(op, fields, argument)
+            raise _too_many(op, fields, argument, arguments)
     for key, argument in arguments.keywords.items():
         value = argument.value
         if key in op.weights and (is_weight(value) or (isinstance(value, str) and key not in fields)):
@@ -187,12 +187,21 @@ def _operands(value: Any) -> tuple[Any, ...] | None:
     return found
 
 
-def _too_many(op: OpDef[Any], fields: Sequence[str], argument: Argument) -> CompileError:
+def _too_many(op: OpDef[Any], fields: Sequence[str], argument: Argument, arguments: Arguments) -> CompileError:
     needs = f"`{op.name}` takes {_listed(fields)}" if fields else f"`{op.name}` takes no arguments"
     if isinstance(argument.value, Module):
         return wrong_value(op.name, None, "a tensor", argument)
+    help = hint(argument.value)
+    given = [a.value for a in arguments.positional if tensors_of(a.value) is None]
+    listed = len(fields) == 1 and in_words(_annotation(op.params, fields[0])).startswith("a list")
+    if listed and len(given) < 9 and all(map(is_number, given)):
+        help = f"a list stands in brackets: `{op.name}({spell(tuple(given))})`"
     return fail(
-        "E0207", f"too many arguments: {needs}", argument.span, label=f"{describe(argument.value)} is left over"
+        "E0207",
+        f"too many arguments: {needs}",
+        argument.span,
+        label=f"{describe(argument.value)} is left over",
+        help=help,
     )
 
 
@@ -206,11 +215,24 @@ def _unknown(what: str, key: str, allowed: Sequence[str], argument: Argument) ->
     )
 
 
+def hint(value: Any) -> str | None:
+    """Where a value that does not fit here would."""
+    from archc.grammar.modules import SharedWeight
+
+    if not isinstance(value, SharedWeight):
+        return None
+    return f"a weight of a share is given for that of an op: `linear(4, weight = {value.shared.name}.{value.role})`"
+
+
 def wrong_value(what: str, key: str | None, needed: str, argument: Argument, help: str | None = None) -> CompileError:
     """The error for an argument of the wrong kind (E0205)."""
     subject = f"`{key}` of `{what}`" if key else f"`{what}`"
     return fail(
-        "E0205", f"{subject} needs {needed}", argument.span, label=f"found {describe(argument.value)}", help=help
+        "E0205",
+        f"{subject} needs {needed}",
+        argument.span,
+        label=f"found {describe(argument.value)}",
+        help=help or hint(argument.value),
     )
 
 
@@ -294,7 +316,10 @@ def _translated(op: OpDef[Any], given: Mapping[str, Argument], error: Validation
             value = ELSEWHERE.get(value, value)
         close = suggest(value, choices) if isinstance(value, str) and choices else None
         help = f'did you mean "{close}"?' if close else None
-        found[key] = wrong_value(op.name, key, in_words(annotation), argument, help).diagnostics[0]
+        words = in_words(annotation)
+        if words.startswith("a list") and is_number(value):
+            help = f"a list stands in brackets: `[{spell(value)}]`"
+        found[key] = wrong_value(op.name, key, words, argument, help).diagnostics[0]
     return list(found.values())
 
 

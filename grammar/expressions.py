@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.arithmetic import TENSOR_COMPARISONS, TENSOR_OPS, calculate, compare
-from archc.grammar.calls import Argument, Arguments, OpArguments, region_names
+from archc.grammar.calls import Argument, Arguments, OpArguments, hint, region_names
 from archc.grammar.constructs import CONSTRUCTS, Construct, repeat
 from archc.grammar.emit import Emitter, find_op
 from archc.grammar.limits import Limits
@@ -225,7 +225,9 @@ class Expressions(Emitter):
     def _truth(self, value: Any, expr: Expr) -> bool:
         if isinstance(value, bool):
             return value
-        raise fail("E0334", "a condition needs to be `true` or `false`", expr.span, label=f"found {describe(value)}")
+        help = "`where(x > 0, a, b)` chooses by data; `logical_and`, `logical_or` and `logical_not` are for tensors"
+        raise fail("E0334", "a condition needs to be `true` or `false`", expr.span, label=f"found {describe(value)}",
+                   help=help if is_tensor(value) else None)  # fmt: skip
 
     def _not(self, expr: Not, env: Env, at: Place) -> Any:
         value = self.evaluate(expr.operand, env, at)
@@ -295,7 +297,10 @@ class Expressions(Emitter):
     ) -> Any:
         for value, side in zip(values, sides or [span] * len(values), strict=True):
             if isinstance(value, Module) or not (is_number(value) or tensors_of(value) is not None):
-                raise fail("E0331", f"`{name}` needs tensors", side, label=f"found {describe(value)}")
+                help = hint(value)
+                if isinstance(value, Module):
+                    help = f"`->` binds less tightly than `+` and its like: write `(x -> {value.title}) + …`"
+                raise fail("E0331", f"`{name}` needs tensors", side, label=f"found {describe(value)}", help=help)
         if any(contains_poison(v) for v in values):
             return POISON
         op = find_op(name)
@@ -323,9 +328,8 @@ class Expressions(Emitter):
         value = self.evaluate(first, env, at)
         waiting: list[Module] = [value] if isinstance(value, Module) else []
         if not waiting and value is not POISON and not is_tensor(value):
-            raise fail(
-                "E0331", "`->` needs a tensor or a module on its left", first.span, label=f"found {describe(value)}"
-            )
+            raise fail("E0331", "`->` needs a tensor or a module on its left", first.span,
+                       label=f"found {describe(value)}", help=hint(value))  # fmt: skip
         for stage in stages:
             module = self.evaluate(stage, env, at, wants_module=True)
             if module is POISON:

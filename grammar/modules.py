@@ -120,6 +120,8 @@ class OpCall(Module):
         found = fed + len(self.bound.operands) + len(self.bound.named_operands)
         help = "the first state is given by `state`: `state = [[8]]` is zeros, of 8 channels" if found == 1 else None
         help = help if self.op.name == "scan" else None
+        if fed > len(declared) > 0:
+            help = "of several tensors one is taken by `[0]`; all are named by `let a, b = …`"
         return fail("E0303", f"`{self.op.name}` takes {count}{names}", self.span, label=f"{found} given", help=help)
 
     def count(self, c: Counter) -> int:
@@ -303,6 +305,9 @@ class SharedWeight:
 
     shared: Shared
     role: str
+
+    def __str__(self) -> str:
+        return f"the weight `{self.shared.name}.{self.role}`"
 
 
 def feed(value: Any) -> tuple[Tensor, ...] | Poison:

@@ -76,7 +76,7 @@ class Resolver:
                 self._expression(item.condition, frozenset(MEASURED))
             elif isinstance(item, Port):
                 for dim in item.type.dims:
-                    self._expression(dim, frozenset())
+                    self._expression(dim, frozenset(), dimension=True)
         for formal in self.syntax.formals:
             if formal.default is not None:
                 self._expression(formal.default, frozenset())
@@ -96,7 +96,7 @@ class Resolver:
         if isinstance(item, Def):
             if item.signature is not None:
                 for shape in item.signature.outputs:
-                    self._expression(shape, names)
+                    self._expression(shape, names, dimension=True)
             self._expression(item.body, names)
             return
         for alternative in item.alternatives:
@@ -108,13 +108,14 @@ class Resolver:
         if formal.default is not None:
             self._expression(formal.default, names)
 
-    def _expression(self, root: Node, names: frozenset[str]) -> None:
-        """Check all names of an expression. No recursion: a stack of nodes with the local names around each."""
+    def _expression(self, root: Node, names: frozenset[str], dimension: bool = False) -> None:
+        """Check all names of an expression, of a shape if `dimension`. No recursion: a stack of nodes, each with the
+        local names around it."""
         pending: list[tuple[Node, frozenset[str]]] = [(root, names)]
         while pending:
             node, local = pending.pop()
             if isinstance(node, Ref):
-                self._ref(node, local)
+                self._ref(node, local, dimension)
             elif isinstance(node, Fn):
                 pending += self._body(node, local)
             elif isinstance(node, Repeat):
@@ -137,7 +138,7 @@ class Resolver:
         for result in node.results:
             yield result, names
 
-    def _ref(self, ref: Ref, local: frozenset[str]) -> None:
+    def _ref(self, ref: Ref, local: frozenset[str], dimension: bool) -> None:
         name = ref.name
         if name in local:
             return
@@ -151,7 +152,8 @@ class Resolver:
         if name in self.unknown:
             self.unknown[name] = self.sink.again(self.unknown[name], ref.span, MOST_NAMED)
             return
-        (self.unknown[name],) = unknown_name(name, ref.span, (*local, *self.known, *CONSTRUCTS, *REGISTRY)).diagnostics
+        known = (*local, *self.known, *(() if dimension else (*CONSTRUCTS, *REGISTRY)))  # no op stands in a shape
+        (self.unknown[name],) = unknown_name(name, ref.span, known, dimension).diagnostics
         self.sink.add(self.unknown[name])
 
     # Recursion

@@ -9,6 +9,7 @@ from pathlib import Path
 from archc.grammar.limits import DEFAULT, Limits
 from archc.ir.diagnostics import HIDDEN, Span, fail
 
+_ARTIFACT = b"\x93ARCHC"
 _NAMES = {"\x00": "a NUL character", "\ufeff": "a byte order mark inside the text"}
 _NAMES |= dict.fromkeys("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "a reordering mark")
 
@@ -34,12 +35,15 @@ def read_source(path: str | Path, limits: Limits = DEFAULT) -> str:
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise fail("E0001", f"`{name}` is {kind}", help="give the path of an .arch file", exit_code=2)
     with open(descriptor, "rb") as file:
-        if status.st_size > limits.file_bytes:
-            raise limits.exceeded("file_bytes", status.st_size, Span(name, 1, 1, 1, 1))
         try:
             data = file.read(limits.file_bytes + 1)  # it may have grown meanwhile
         except OSError as error:
             raise fail("E0001", f"cannot read `{name}`: {error.strerror}", exit_code=2) from None
+    if data.startswith(_ARTIFACT):
+        help = "give the .arch file that it was compiled from"
+        raise fail("E0003", f"`{name}` is an artifact, compiled already, where a program is needed", help=help)
+    if status.st_size > limits.file_bytes:
+        raise limits.exceeded("file_bytes", status.st_size, Span(name, 1, 1, 1, 1))
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -37,6 +37,7 @@ _CHARACTERS = {
     "&": "write `and`",
     "!": "write `not`, or `!=` to compare",
     "?": "a choice between two values is written `if condition then a else b`",
+    "@": "for a matrix product, use `matmul(a, b)`",
     "^": "for a power, use `pow(a, b)`",
     "\\": "lines need no continuation mark: a statement ends where the next begins",
     "\u00a0": "write an ordinary space instead of the no-break space",
@@ -48,6 +49,7 @@ def explain(fault: Fault, text: str) -> Diagnostic:
     """The diagnostic for a fault in `text`."""
     return (
         _bad_characters(fault, text)
+        or _foreign_comment(fault, text)
         or _near_word(fault, text)
         or _like_an_example(fault)
         or _brackets(fault)
@@ -126,6 +128,21 @@ def _brackets(fault: Fault) -> Diagnostic | None:
     return None
 
 
+def _foreign_comment(fault: Fault, text: str) -> Diagnostic | None:
+    """`y = x // the input`: the comment of another language, taken for a division and a statement."""
+    if fault.previous is None:
+        return None
+    end = fault.previous.span
+    start = max(0, end.end_column - 200)
+    words = r"//[ \w]*$" if fault.token.span.line == end.end_line else r"//\s*\w+\s+\w[ \w]*$"
+    found = re.search(words, text.split("\n")[end.end_line - 1][start : end.end_column - 1])
+    if found is None:
+        return None
+    column = start + found.start() + 1
+    span = Span(end.file, end.end_line, column, end.end_line, column + 2)
+    return Diagnostic("E0101", "`//` divides", span, "taken for a division", help="a comment begins with `#`")
+
+
 def _confused_signs(fault: Fault) -> Diagnostic | None:
     token, previous, expected = fault.token, fault.previous, fault.expected
     help = None
@@ -139,7 +156,7 @@ def _confused_signs(fault: Fault) -> Diagnostic | None:
         help = "an argument is named by `=`: `kernel = 3`"
     elif token.kind == "STAR" and previous is not None and previous.text == "*" and _adjacent(previous, token):
         help = "for a power, use `pow(a, b)`"
-    elif token.text in ("/", "//") and fault.statement is None:
+    elif token.text == "//" or (token.text == "/" and fault.statement is None):
         help = "a comment begins with `#`"
     return None if help is None else _unexpected(fault, help)
 

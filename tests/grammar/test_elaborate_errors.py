@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from archc.backends.artifact import MAGIC
 from archc.grammar.limits import Limits
 from archc.grammar.load import check_text, load, loads
 from archc.ir.diagnostics import CompileError, Diagnostic
@@ -79,6 +80,70 @@ def test_a_mistake_has_a_code_and_a_place(body: str, code: str, line: int, colum
     (found,) = mistakes(HEAD + body)
     assert (found.code, found.span and (found.span.line, found.span.column)) == (code, (line, column)), found
     assert help in (found.help or "") or help in found.message
+
+
+BOOK = "arch a\ninput i: i64[N]\noutput y: f32[N, 6]\nshare book = embedding(6, 6)\nlet e = book(i)\n"
+BOOK_HELP = "`linear(4, weight = book.weight)`"
+HABITS = [  # what is written out of habit, and what to write instead
+    (HEAD + "y = x -> linear(8) + x", "E0331", "`(x -> linear) + …`"),
+    (HEAD + "y = x + linear(8)", "E0331", "less tightly"),
+    ("arch a\ninput x: f32[batch, 8]\noutput y: f32[batch, 8]\ny = x", "E0201", "a capital letter: `Batch`"),
+    (HEAD + "def f: [N, 8] => [batch, 8] = relu\ny = x -> f", "E0201", "a capital letter: `Batch`"),
+    (HEAD + "y = if x > 0 then x else 0", "E0334", "`where(x > 0, a, b)`"),
+    (HEAD + "y = where(x > 0 and x < 1, x, 0)", "E0334", "`logical_and`"),
+    (HEAD + "y = x -> linear(8, bias = False)", "E0201", "did you mean `false`?"),
+    (HEAD + "y = x -> linear(8, init = None)", "E0201", "did you mean `none`?"),
+    (HEAD + "y = x @ x", "E0104", "`matmul(a, b)`"),
+    (HEAD + "// a comment\ny = x", "E0101", "`#`"),
+    (HEAD + "y = x\n// a comment", "E0101", "`#`"),
+    (HEAD + "y = x // as it is", "E0101", "`#`"),
+    (HEAD + "y = x -> reshape(N, 8)", "E0207", "`reshape([N, 8])`"),
+    (HEAD + "y = x -> reshape(N)", "E0205", "`[N]`"),
+    (HEAD + "y = x -> permute(1, 0)", "E0207", "`permute([1, 0])`"),
+    (HEAD + "let a = split(x, 2, axis = 1)\ny = a -> linear(8)", "E0303", "`let a, b = …`"),
+    (HEAD + "y = x -> cast(f32)", "E0201", '`"f32"`'),
+    (HEAD + "y = x -> cast(float16)", "E0201", '`"f16"`'),
+    (BOOK + "y = e + sum(book.weight, axis = 0)", "E0205", BOOK_HELP),
+    (BOOK + "y = e + book.weight", "E0331", BOOK_HELP),
+    (BOOK + "y = book.weight -> square", "E0331", BOOK_HELP),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "help"), HABITS)
+def test_a_habit_of_other_languages_is_told_what_to_write(text: str, code: str, help: str) -> None:
+    first = check_text(text)[0]
+    assert (first.code, help in (first.help or "")) == (code, True), first
+    assert "Shared" not in first.message + first.label, "no insides of the compiler"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (HEAD + "y = if 3 then x else x", "E0334"),
+        (HEAD + "y = x -> linear(8, 9, 9, 9, 9)", "E0207"),
+        (HEAD + "y = x -> linear(8, bias = Frobnicate)", "E0201"),
+        (HEAD + "y = linear(8, x, x)", "E0303"),
+        (HEAD + "let a = 7 // 2\n)\ny = x", "E0103"),
+    ],
+)
+def test_other_mistakes_of_the_same_codes_are_not_told_so(text: str, code: str) -> None:
+    helps = {help for _, _, help in HABITS}
+    first = check_text(text)[0]
+    assert first.code == code
+    assert not any(help in (first.help or "") for help in helps)
+
+
+def test_an_artifact_is_no_program_whatever_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "net.archc"
+    for rest in (b"", bytes(99)):
+        path.write_bytes(MAGIC + rest)
+        with pytest.raises(CompileError) as caught:
+            load(path, limits=Limits(file_bytes=50))
+        (told,) = caught.value.diagnostics
+        assert (told.code, told.help) == ("E0003", "give the .arch file that it was compiled from")
+    path.write_bytes(MAGIC[:1] + b"other")
+    with pytest.raises(CompileError, match="not a text file"):
+        load(path)
 
 
 def test_several_mistakes_are_found_in_one_run_and_none_because_of_another() -> None:
