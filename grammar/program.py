@@ -26,7 +26,7 @@ from archc.grammar.scope import (
 from archc.grammar.signatures import dtype_of, size_of
 from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rest, Rule, Share, walk
 from archc.grammar.syntax import Program as ProgramSyntax
-from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, describe
+from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, describe, plain
 from archc.ir.diagnostics import CompileError, Note, Span, TooManyMistakes, did_you_mean, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph, Value
@@ -44,7 +44,8 @@ class Program:
         limits: Limits = DEFAULT,
         elaborator: Elaborator | None = None,
     ) -> None:
-        self.syntax, self.values, self.dims = syntax, dict(values or {}), dict(dims or {})
+        self.syntax, self.values = syntax, dict(values or {})
+        self.dims = {name: plain(size) for name, size in (dims or {}).items()}
         self.e = elaborator or Elaborator(limits)
         self.importer = Importer(self.e.limits, chain=[os.path.realpath(syntax.file)])
         self.graph = Graph(syntax.name.text if syntax.name is not None else "main", span=syntax.span)
@@ -366,7 +367,7 @@ def read_value(value: Any, formal: Formal, default: Any = MISSING) -> Any:
     kind = formal.type.text if formal.type is not None else ""
     wants_text = kind == "str" or (not kind and isinstance(default, str))
     if not isinstance(value, str) or wants_text:
-        return tuple(value) if isinstance(value, list) else value
+        return plain(value)
     if value in ("true", "false"):
         return value == "true"
     if value == "none":

@@ -11,7 +11,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from numbers import Real
+from operator import index
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias
 
 from archc.ir.diagnostics import Span
 from archc.ir.dims import Expr
@@ -142,6 +144,24 @@ def is_tensor(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """A number or a dimension; truth values are not numbers."""
     return isinstance(value, int | float | Expr) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """A number, truth value or list from Python as the language has it: those of numpy and torch, too.
+
+    >>> from fractions import Fraction
+    >>> plain([Fraction(1, 2), True, range(3)[2]])
+    (0.5, True, 2)
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, SupportsIndex):
+        return index(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def contains_poison(value: Any) -> bool:

@@ -267,7 +267,7 @@ def profile(
     if chart:
         _demand_suffix(chart, (".svg", ".png"))
     artifact = load_artifact(out, threads=threads)
-    result = measure(artifact, random_inputs_of(artifact, batch or 1, parse_dims(dims), seed), runs=runs)
+    result = measure(artifact, random_inputs_of(artifact, batch, parse_dims(dims), seed), runs=runs)
     if trace:
         result.write_trace(trace)
     if chart:

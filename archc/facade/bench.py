@@ -75,7 +75,7 @@ class Benchmark:
 
 def bench(
     what: Model | Path | str,
-    against: Sequence[str] | None = None,
+    against: Sequence[str] | str | None = None,
     *,
     weights: Given = None,
     target: str = "cpu",
@@ -92,15 +92,17 @@ def bench(
     A network is compiled for `batch` examples (1); an artifact with an open batch is given so many. Every runner gets
     the same inputs and `threads`, warms up, then is called for `seconds` in each of `rounds`.
 
-    Raises: CompileError E0027 for a peer that there is not, and what `compile` and `reference` raise.
+    Raises: CompileError E0027 for a peer that there is not, and what `open_sizes`, `compile` and `reference` raise.
     """
     from archc.backends.artifact import is_artifact, read_manifest
-    from archc.backends.inputs import random_inputs, symbol_sizes
+    from archc.backends.inputs import random_inputs
     from archc.backends.weights import read_weights, write_weights
-    from archc.facade.compile import cores
+    from archc.facade.compile import cores, example_sizes
     from archc.facade.model import Model, as_model
     from archc.grammar.printer import print_graph
 
+    if isinstance(against, str):
+        against = (against,)
     for peer in against or ():
         if peer not in PEERS:
             known = did_you_mean(peer, PEERS) or f"known are {', '.join(PEERS)}"
@@ -112,13 +114,15 @@ def bench(
         if not isinstance(what, Model) and is_artifact(what):
             shutil.copyfile(what, artifact)
             graph, arrays = _reference(artifact, weights, demanded=against != ())
+            given = example_sizes(graph, sizes, batch)
         else:
-            graph, arrays = _compiled(as_model(what), artifact, weights, target, threads, batch, sizes, seed)
+            model = as_model(what)
+            given = example_sizes(model.graph, sizes, batch)
+            graph, arrays = _compiled(model, artifact, weights, target, threads, batch, sizes, seed)
         manifest = read_manifest(artifact)
         if against is None:
             against = () if arrays is None else ("torch",)
-        batch_size = dict.fromkeys(graph.symbols()[:1], batch or 1)
-        inputs = random_inputs(graph, seed, symbol_sizes(graph, batch_size | dict(sizes or {})))
+        inputs = random_inputs(graph, seed, given)
         (folder / "model.arch").write_text(print_graph(graph), encoding="utf-8")
         write_weights(folder / "weights.safetensors", arrays or {})
         write_weights(folder / "inputs.safetensors", inputs)
@@ -158,8 +162,7 @@ def _compiled(
     """Compile for fixed sizes where they are known; the graph and its weights."""
     from archc.facade.compile import build, fix_batch
 
-    known = {s: n for s, n in (sizes or {}).items() if s in model.graph.symbols()}
-    model = model.with_dims(known) if known else model
+    model = model.with_dims(sizes) if sizes else model
     if batch is not None or any(isinstance(d, Expr) for v in model.graph.inputs[:1] for d in v.type.shape[:1]):
         model = fix_batch(model, batch or 1)
     build(model, path, target, weights, seed=seed, threads=threads)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from archc.backends.runtime import Artifact, load
 from archc.facade.model import Model, as_model
 from archc.facade.weights import Given, Origin, resolve
-from archc.ir.diagnostics import fail
+from archc.ir.diagnostics import did_you_mean, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph
 
@@ -115,7 +115,8 @@ def verify(
     `what` is an artifact, the path of one, or a network, which is compiled first. `sizes` fixes symbolic dimensions.
     With `locate`, the first node that diverges is looked for when an output does.
 
-    Raises: CompileError E0517 when an artifact's weights came from a file and are not given.
+    Raises: CompileError E0215 for `sizes` of what is not open, E0517 when an artifact's weights came from a file and
+    are not given.
     """
     from archc.backends.artifact import is_artifact
     from archc.facade.numerics import first_divergence, verify_run
@@ -125,8 +126,10 @@ def verify(
     if isinstance(what, Artifact):
         artifact = what
         graph, origin = reference(artifact, weights)
+        open_sizes(graph, sizes)
     else:
         model = as_model(what)
+        open_sizes(model.graph, sizes)
         graph, origin = model.graph, resolve(model.graph, weights, seed)
         artifact = compile(model, target, origin.arrays, threads=threads)
     result = verify_run(graph, origin.arrays, artifact.run, seed=seed, sizes=sizes)
@@ -179,18 +182,46 @@ def fix_batch(model: Model, size: int) -> Model:
 
     Raises: CompileError E0516 when that is not open, and has another size.
     """
-    shape = model.graph.inputs[0].type.shape if model.graph.inputs else ()
+    name = _batch_symbol(model.graph, size)
+    return model.with_dims({name: size}) if name else model
+
+
+def _batch_symbol(graph: Graph, size: int) -> str:
+    """The symbol that makes the batch of a network so large; empty when the batch is fixed to that."""
+    shape = graph.inputs[0].type.shape if graph.inputs else ()
     if shape[:1] == (size,):
-        return model
-    name = next(iter(model.graph.symbols()), "")
+        return ""
+    name = next(iter(graph.symbols()), "")
     if shape[:1] != (symbol(name),):
         raise fail(
             "E0516",
-            f"the batch of `{model.name}` cannot be set to {size}",
-            label=f"its first input is {model.graph.inputs[0].type}" if shape else "it has no input with a batch axis",
+            f"the batch of `{graph.name}` cannot be set to {size}",
+            label=f"its first input is {graph.inputs[0].type}" if shape else "it has no input with a batch axis",
             help="give the first input a symbolic first axis: `input x: f32[N, …]`",
         )
-    return model.with_dims({name: size})
+    return name
+
+
+def open_sizes(graph: Graph, sizes: Mapping[str, int] | None = None, batch: int | None = None) -> dict[str, int]:
+    """The sizes that are asked for, by symbol, where the network leaves these open.
+
+    Raises: CompileError E0215 for a symbol that it has not (any more), E0516 for a batch that is fixed or contradicted.
+    """
+    given, symbols = dict(sizes or {}), graph.symbols()
+    for name in given:
+        if name not in symbols:
+            shapes = ", ".join(f"{v.name}: {v.type}" for v in graph.inputs)
+            help = did_you_mean(name, symbols) or "a size that is fixed is set where the network is compiled"
+            raise fail("E0215", f"no input has a dimension `{name}`", label=f"found {shapes}", help=help)
+    name = "" if batch is None else _batch_symbol(graph, batch)
+    if name and batch is not None and given.setdefault(name, batch) != batch:
+        raise fail(
+            "E0516",
+            f"the batch of `{graph.name}` cannot be {batch} and {given[name]}",
+            label=f"its axis is `{name}`, which `--dim` sets, too",
+            help="give one of them",
+        )
+    return given
 
 
 def cores() -> int:
@@ -202,7 +233,6 @@ def cores() -> int:
 
 def find_passes(specs: Sequence[str | Pass]) -> list[Pass]:
     """Passes by name. Raises: CompileError E0401 for one that there is not."""
-    from archc.ir.diagnostics import did_you_mean
     from archc.passes.pipeline import CLEANUP, INFERENCE
 
     known = {p.name: p for p in (*CLEANUP, *INFERENCE)}
@@ -255,12 +285,18 @@ def _runner(origin: Origin, spec: TargetSpec) -> Callable[[Graph], Callable[[Map
 
 
 def random_inputs_of(
-    artifact: Artifact, batch: int = 1, sizes: Mapping[str, int] | None = None, seed: int = 0
+    artifact: Artifact, batch: int | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Random inputs for an artifact, `batch` examples of them where its batch is open."""
-    from archc.backends.inputs import random_inputs, symbol_sizes
+    """Random inputs for an artifact, `batch` examples of them (1) where its batch is open; see `open_sizes`."""
+    from archc.backends.inputs import random_inputs
     from archc.facade.model import loads
 
     graph = loads(artifact.source).graph
-    open_batch = dict.fromkeys(graph.symbols()[:1], batch)
-    return random_inputs(graph, seed, symbol_sizes(graph, open_batch | dict(sizes or {})))
+    return random_inputs(graph, seed, example_sizes(graph, sizes, batch))
+
+
+def example_sizes(graph: Graph, sizes: Mapping[str, int] | None = None, batch: int | None = None) -> dict[str, int]:
+    """A size for each symbol: what is asked for (see `open_sizes`), else one example."""
+    from archc.backends.inputs import symbol_sizes
+
+    return symbol_sizes(graph, dict.fromkeys(graph.symbols()[:1], 1) | open_sizes(graph, sizes, batch))

@@ -243,6 +243,40 @@ def test_bench(archc, wine, wine_artifact):
     assert "torch" not in alone.out
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        (("verify", "wine.archc", "--dim", "Q=4"), "E0215", "no input has a dimension `Q`"),
+        (("verify", "wine.arch", "--dim", "n=4"), "E0215", "did you mean `N`?"),
+        (("verify", "three.archc", "--dim", "N=4"), "E0215", "found x: f32[3, 13]"),
+        (("bench", "wine.archc", "--batch", 5, "--dim", "N=3"), "E0516", "cannot be 5 and 3"),
+        (("bench", "wine.arch", "--batch", 5, "--dim", "N=3"), "E0516", "cannot be 5 and 3"),
+        (("bench", "three.archc", "--batch", 5), "E0516", "its first input is f32[3, 13]"),
+        (("bench", "three.archc", "--dim", "N=5"), "E0215", "no input has a dimension `N`"),
+        (("profile", "wine.archc", "--dim", "Q=4"), "E0215", "no input has a dimension `Q`"),
+        (("profile", "three.archc", "--batch", 2), "E0516", "cannot be set to 2"),
+    ],
+)
+def test_a_size_that_cannot_be_given_is_told(archc, wine, wine_artifact, command, code, told):
+    three = wine.with_name("three.archc")
+    assert archc("compile", wine, "-o", three, "--batch", 3, "--threads", 1).code == 0
+    ran = archc(command[0], wine.with_name(command[1]), *command[2:])
+    assert ran.code == 1
+    assert f"error[{code}]" in ran.err
+    assert told in ran.err
+    assert not ran.out
+    assert archc("profile", three, "--batch", 3, "--runs", 1).code == 0  # what it has already may be said
+
+
+def test_a_program_and_its_artifact_are_measured_with_the_same_sizes(archc, tmp_path):
+    program, turns = tmp_path / "long.arch", ("--rounds", 2, "--seconds", 0.001, "--against", "none", "--json")
+    program.write_text("arch long\ninput x: f32[N, T, 4]\noutput y: f32[N, T, 3]\ny = x -> linear(3)\n")
+    assert archc("compile", program, "-o", tmp_path / "long.archc").code == 0
+    for file in (program, tmp_path / "long.archc"):
+        assert archc("bench", file, "--batch", 5, *turns).json["inputs"] == {"x": "float32[5, 7, 4]"}
+        assert archc("bench", file, "--dim", "T=2", *turns).json["inputs"] == {"x": "float32[1, 2, 4]"}
+
+
 def test_export_source(archc, wine, tmp_path):
     weights = trained(wine, tmp_path / "w.safetensors", shift=0.1)
     out = tmp_path / "wine_net.py"
