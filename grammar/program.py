@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from archc.grammar.calls import hint
 from archc.grammar.elaborate import Elaborator
 from archc.grammar.emit import find_op
 from archc.grammar.imports import Importer
@@ -26,7 +27,7 @@ from archc.grammar.scope import (
 from archc.grammar.signatures import dtype_of, size_of
 from archc.grammar.syntax import Bind, Def, Formal, Import, Let, Port, Ref, Require, Rest, Rule, Share, walk
 from archc.grammar.syntax import Program as ProgramSyntax
-from archc.grammar.values import POISON, Bundle, Frame, Place, Poison, Tensor, describe, plain
+from archc.grammar.values import POISON, Bundle, Frame, Module, Place, Poison, Tensor, describe, plain
 from archc.ir.diagnostics import CompileError, Note, Span, TooManyMistakes, did_you_mean, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph, Value
@@ -235,7 +236,9 @@ class Program:
                 scope = scope.statement(item.names[0].text)
             value = self.e.evaluate(item.value, self.env, self.root.named(scope))
             if not isinstance(value, Tensor | Bundle | Poison):
-                raise fail("E0331", "an output needs a tensor", item.value.span, label=f"found {describe(value)}")
+                help = f"feed it a tensor: `x -> {value.title}`" if isinstance(value, Module) else hint(value)
+                raise fail("E0331", "an output needs a tensor", item.value.span, label=f"found {describe(value)}",
+                           help=help)  # fmt: skip
             self.e.bind(item.names, value, item.value.span, self.env)
             for name in item.names:
                 self._check_output(name.text, item)

@@ -100,11 +100,13 @@ HABITS = [  # what is written out of habit, and what to write instead
     (HEAD + "y = x -> reshape(N, 8)", "E0207", "`reshape([N, 8])`"),
     (HEAD + "y = x -> reshape(N)", "E0205", "`[N]`"),
     (HEAD + "y = x -> permute(1, 0)", "E0207", "`permute([1, 0])`"),
+    (HEAD + "y = linear(8) -> relu", "E0331", "`x -> linear -> relu`"),
     (HEAD + "let a = split(x, 2, axis = 1)\ny = a -> linear(8)", "E0303", "`let a, b = …`"),
     (HEAD + "y = x -> cast(f32)", "E0201", '`"f32"`'),
     (HEAD + "y = x -> cast(float16)", "E0201", '`"f16"`'),
     (BOOK + "y = e + sum(book.weight, axis = 0)", "E0205", BOOK_HELP),
     (BOOK + "y = e + book.weight", "E0331", BOOK_HELP),
+    (BOOK + "y = book.weight", "E0331", BOOK_HELP),
     (BOOK + "y = book.weight -> square", "E0331", BOOK_HELP),
 ]
 
