@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from archc.grammar.calls import Argument, bundle_of, validate
 from archc.grammar.limits import Limits
 from archc.grammar.modules import OpCall, Shared, SharedWeight
 from archc.grammar.naming import Names
-from archc.grammar.values import Place, Result, Tensor, describe
+from archc.grammar.values import Place, Result, Tensor, describe, flatten
 from archc.ir.diagnostics import Span, fail
 from archc.ir.graph import Graph, Parameter, Value
 from archc.ir.op import REGISTRY, OpDef, Params, bind
@@ -26,6 +27,20 @@ def find_op(name: str) -> OpDef[Any] | None:
         load_plugins()
         found = REGISTRY.get(name)
     return found
+
+
+BEYOND = {"f64": inf, "f32": (2 - 2**-24) * 2.0**127, "bf16": (2 - 2**-8) * 2.0**127, "f16": 65520.0, "bool": 2}
+"""The first number above each dtype: a float that would round to infinity."""
+BEYOND |= {f"i{bits}": 2 ** (bits - 1) for bits in (8, 32, 64)}
+
+
+def _check_range(constant: Any, span: Span) -> None:
+    """Beyond its dtype one tool takes a number for infinite, another refuses it: that is told where it is written."""
+    end = BEYOND[constant.dtype]
+    for number in flatten((constant.value,)):
+        below = number < -end or (number == -end and constant.dtype in FLOATS)
+        if (below or number >= end) and abs(number) != inf:
+            raise fail("E0205", f"a constant is beyond {constant.dtype}", span, label=f"found {describe(number)}")
 
 
 class Emitter:
@@ -55,6 +70,7 @@ class Emitter:
         self._spend(span)
         name, _ = at.scope.node("constant", None, span)
         params = op.params(value=value, dtype=dtype)
+        _check_range(params, span)
         return at.frame.graph.add(op, (), params, name=name, span=span, trace=at.trace).output
 
     def _spend(self, span: Span) -> None:
@@ -75,6 +91,8 @@ class Emitter:
     ) -> Result:
         """Add the node of a call to the graph; its results."""
         self._spend(call.span)
+        if call.op.name == "constant":
+            _check_range(call.bound.params, call.span)
         path, prefix = names or at.scope.node(call.op.name, call.bound.name, call.bound.name_span or call.span)
         given = self._given_weights(call, prefix, at)
         node = at.frame.graph.add(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from archc.grammar.load import load, loads
+from archc.ir.diagnostics import CompileError
 from archc.ir.graph import Graph
 from archc.ir.verify import verify
 
@@ -375,3 +376,33 @@ def test_a_deep_repeat_and_a_long_pipe_are_fine() -> None:
 def test_definitions_may_use_each_other_hundreds_deep() -> None:
     chain = "def a0 = relu\n" + "".join(f"def a{i} = a{i - 1} -> relu\n" for i in range(1, 300))
     assert len(build(chain + "y = x -> a299").nodes) == 300
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "fits"),
+    [
+        ("f32", "3.4028235e38", True),
+        ("f32", "-1e38 * 10.0", False),
+        ("f32", "1e308 * 10.0", True),  # infinite, and meant so
+        ("f16", "65504.0", True),
+        ("f16", "-1e9", False),
+        ("bf16", "3.39e38", True),
+        ("bf16", "3.4e38", False),
+        ("f64", "-1e300", True),
+        ("i8", "-128", True),
+        ("i8", "128", False),
+        ("i64", "9223372036854775808", False),
+    ],
+)
+def test_a_constant_fits_its_dtype(dtype: str, number: str, fits: bool) -> None:
+    ports = f"arch a\ninput x: {dtype}[N]\noutput y: {dtype}[N]\n"
+    for body in (f"y = x * ({number})", f'y = x * constant({number}, dtype = "{dtype}")'):
+        if fits:
+            assert len(loads(ports + body).nodes) == 2
+            continue
+        with pytest.raises(CompileError) as caught:
+            loads(ports + body)
+        (found,) = caught.value.diagnostics
+        assert (found.code, found.message) == ("E0205", f"a constant is beyond {dtype}")
+        assert found.span is not None
+        assert (found.span.line, found.span.column) == (4, 5 if "constant" not in body else 9)
