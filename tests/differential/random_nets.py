@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,8 @@ LAYERS = (
     "skip",
 )
 """What networks are made of: chosen more often than the rest."""
+BORDERS = ("concat", "pad", "select", "slice", "split")
+"""What often follows them: it is fused with them, and does not have their shape."""
 ODD_NAMES = ('say "hi"', "train", "0", "größe", "a b", "tab\there", "x.weight", "None", "back\\slash", "forward")
 
 
@@ -345,7 +348,18 @@ def _grow(builder: Builder, focus: str, recipes: Mapping[str, Callable[[Builder]
             continue
         steps += 1
         placed |= want == focus
+        if want in LAYERS and rng.random() < 0.3:
+            _follow(builder, recipes[rng.choice(BORDERS)])
     return placed
+
+
+def _follow(builder: Builder, recipe: Callable[[Builder], object]) -> None:
+    """Apply a recipe to the newest value, if it can be."""
+    pool = builder.pool
+    builder.pool = pool[-1:]
+    with suppress(Reject, CompileError):
+        recipe(builder)
+    builder.pool = pool + builder.pool[1:]
 
 
 def _choose_outputs(builder: Builder) -> None:

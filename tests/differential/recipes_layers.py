@@ -261,7 +261,10 @@ def pool(op: str) -> Recipe:
         fields: dict[str, Any] = {
             "kernel": kernel if b.rng.random() < 0.7 else tuple(b.rng.randint(1, 3) for _ in range(space))
         }
-        smallest = kernel if isinstance(fields["kernel"], int) else min(fields["kernel"])
+        kernels = [kernel] * space if isinstance(fields["kernel"], int) else [*fields["kernel"]]
+        if space == 3 and any(isinstance(s, int) and s < k for s, k in zip(x.type.shape[2:], kernels, strict=True)):
+            raise Reject("torch refuses the window, padded or not")
+        smallest = min(kernels)
         if b.rng.random() < 0.6:
             fields["stride"] = per_axis(b, space, 1, 3)
         if b.rng.random() < 0.4 and smallest > 1:

@@ -19,6 +19,7 @@ from tvm.relax import op
 
 from archc.backends.tvm.codegen import PIPELINE
 from archc.backends.tvm.cpu import generic_kernels, optimise
+from archc.backends.tvm.cpu.loops import TASK
 
 Array = np.ndarray
 HOST = tvm.target.Target({"kind": "llvm", "mcpu": tvm_ffi.get_global_func("target.llvm_get_system_cpu")()})
@@ -331,6 +332,15 @@ def test_other_types_take_the_generic_path(dtype: str) -> None:
     x = x.astype(dtype)
     network = lambda emit, v: op.sum(emit(op.multiply(v, emit(op.add(v, v)))), -1)
     np.testing.assert_allclose(run(network, x)(x), (2 * x.astype("float64") ** 2).sum(-1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_long_axes_are_shared_out(threads: int) -> None:
+    """Tasks of many elements, and what is left behind the last whole one; of known and of open length."""
+    x = draw(np.random.default_rng(9), 2 * TASK + TASK // 2 + 5)
+    for symbolic in ((), x.shape):
+        shared = run(lambda _, v: op.multiply(v, v), x, symbolic=symbolic, threads=threads)
+        np.testing.assert_array_equal(shared(x), x * x)
 
 
 def test_extrema_keep_nan() -> None:
