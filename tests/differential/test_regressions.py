@@ -134,3 +134,28 @@ def test_numbers_of_rank_0_stay_so(tmp_path: Path) -> None:
     assert t.judged.exact[1].shape == ()
     assert {w.shape for name, w in InitialWeights(t.graph).items() if name.startswith("z.")} == {()}
     assert against_judge(t, compile_and_run([t], tmp_path)[0]) == ""
+
+
+ROWS_IN_A_LOOP = """arch a
+input xs: f32[N, 3, 4]
+input c: f32[N, 4]
+output ys: f32[N, 3, 4]
+output last: f32[N, 4]
+def cell = fn(x, c) {
+    let next = (x -> linear(4)) + (c -> BRANCH)
+    return next, next
+}
+ys, last = scan(xs, c, cell = cell)
+"""
+
+
+def test_a_layer_before_rows_are_counted_takes_their_result_in_a_loop(tmp_path: Path) -> None:
+    """Fused, the sum stands where the layer stood, and kernels of the rows before their number is known."""
+    branches = [
+        "exit(head = linear(4), rest = linear(4), threshold = 0.3)",
+        "moe(router = linear(2), experts = copies(2, linear(4)), top_k = 1)",
+    ]
+    texts = [ROWS_IN_A_LOOP.replace("BRANCH", branch) for branch in branches]
+    trials = [trial(RandomNet(0, i, "", loads(text), text, {"N": 5})) for i, text in enumerate(texts)]
+    for t, made in zip(trials, compile_and_run(trials, tmp_path), strict=True):
+        assert against_judge(t, made) == ""

@@ -1,7 +1,8 @@
 """Bindings in an order in which every size is known before it is used.
 
 `FuseOps` puts a fused kernel where the first of its parts stood, and with that sometimes before the `match_cast` that
-defines the number of its rows.
+defines the number of its rows. `FuseTIR` needs the order restored: it ends with a `KeyError` where the function with
+such a kernel is the step of a loop.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def passes(machine: Machine) -> list[tvm.transform.Pass]:
         relax.transform.AnnotateTIROpPattern(),
         UnequalExtents(),
         relax.transform.FuseOps(),
-        relax.transform.FuseTIR(),
         SizesFirst(),
+        relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         write_kernels(machine),
     ]
