@@ -75,6 +75,14 @@ class TvmNode:
     def shape(self, dims: Sequence[Dim]) -> list[Any]:
         return [self.lowerer.dim(d) for d in dims]
 
+    def piece(self, x: Expr, axis: int, start: Dim, stop: Dim, step: int = 1) -> Expr:
+        """The elements from `start` to `stop - 1` of an axis, counted from 0; all of them are there.
+
+        What sizes must be for that is checked before each call (`archc.ir.needs`). TVM is told, for otherwise it clamps
+        open bounds by conditions, and Relax has no types for conditions in a size.
+        """
+        return op.strided_slice(x, [axis], self.shape([start]), self.shape([stop]), [step], assume_inbound=True)
+
     def size(self, dim: Dim, dtype: str | None = None) -> Expr:
         """A dimension as a tensor of rank 0."""
         if isinstance(dim, int):
@@ -179,6 +187,10 @@ class Lowerer:
         """A fresh variable for a symbolic dimension."""
         self.symbols[name] = tirx.Var(name, "int64")
         return self.symbols[name]
+
+    def variables(self) -> list[Any]:
+        """Every variable that sizes are made of."""
+        return [*self.symbols.values(), *self.whole.values()]
 
     def graph(self, graph: Graph, inputs: Sequence[Expr]) -> list[Expr]:
         """Lower a graph or region on given inputs; its own symbols must be bound."""

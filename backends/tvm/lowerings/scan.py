@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax
+from tvm import relax, tirx
 
 from archc.backends.tvm.lower import Lowerer, TvmNode, lowering
 from archc.ir.ops.structural import SCAN
@@ -31,8 +31,7 @@ def _scan(n: TvmNode) -> Any:
         assert isinstance(length, int), "a length that is not known is refused before"
         return loop.unrolled(length)
     function = loop.any_length() if not isinstance(length, int) or length == 0 else loop.at_least_one()
-    sizes = [relax.ShapeExpr(list(n.lowerer.symbols.values()))] if loop.names else []
-    found = n.emit(relax.Call(function, [*sizes, n.const(0, "int64"), n.size(length, "int64"), *n.args]))
+    found = n.emit(relax.Call(function, [*loop.sizes(), n.const(0, "int64"), n.size(length, "int64"), *n.args]))
     results = [n.emit(relax.TupleGetItem(found, i)) for i in range(len(n.node.outputs))]
     types = [_type(n.lowerer, v.type) for v in n.node.outputs]
     return [n.lowerer.bb.match_cast(r, t) for r, t in zip(results, types, strict=True)]
@@ -62,13 +61,20 @@ class _Frame:
 class _Loop:
     def __init__(self, n: TvmNode, axis: int, name: str) -> None:
         self.n, self.axis, self.name, self.bb = n, axis, name, n.lowerer.bb
-        self.names = list(n.lowerer.symbols)
         self.count = len(n.node.operands) - 1
+
+    def sizes(self) -> list[Any]:
+        """What the functions need to be told of the network's sizes."""
+        variables = self.n.lowerer.variables()
+        return [relax.ShapeExpr(variables)] if variables else []
 
     def frame(self) -> _Frame:
         outer = self.n.lowerer
         lowerer = Lowerer(self.bb, outer.weights, outer.kind, f"{self.name}_", count=outer.fresh() * 1000)
-        variables = [lowerer.bind(name) for name in self.names]
+        for name in outer.symbols:
+            lowerer.bind(name)
+        lowerer.whole = {dim: tirx.Var(variable.name, "int64") for dim, variable in outer.whole.items()}
+        variables = lowerer.variables()
         sizes = [relax.Var("sizes", relax.ShapeType(variables))] if variables else []
         given = [relax.Var(f"a{i}", _type(lowerer, v.type)) for i, v in enumerate(self.n.node.inputs)]
         states, captured = given[1 : 1 + self.count], given[1 + self.count :]
@@ -88,13 +94,12 @@ class _Loop:
         if length == 0:
             return [self.bb.emit(op.zeros(n.shape(ys.shape), NUMPY_NAMES[ys.dtype])), *states]
         step, found = self.step(), []
-        sizes = [relax.ShapeExpr(list(n.lowerer.symbols.values()))] if self.names else []
         captured = n.args[1 + self.count :]
         one = [*ys.shape[: self.axis], 1, *ys.shape[self.axis + 1 :]]
         types = [_type(n.lowerer, t) for t in (TensorType(tuple(one), ys.dtype), *(v.type for v in n.node.outputs[1:]))]
         for t in range(length)[:: -1 if n.p.reverse else 1]:
             at = [n.const(i, "int64") for i in (t, t + 1)]
-            results = n.emit(relax.Call(step, [*sizes, *at, n.x, *states, *captured]))
+            results = n.emit(relax.Call(step, [*self.sizes(), *at, n.x, *states, *captured]))
             parts = [n.emit(relax.TupleGetItem(results, i)) for i in range(len(types))]
             y, *states = (self.bb.match_cast(p, type_) for p, type_ in zip(parts, types, strict=True))
             found.append(y)
