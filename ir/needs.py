@@ -13,7 +13,7 @@ from typing import Any
 from archc.ir.dims import Atom, Dim, Expr, Mod, Symbol, symbols
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Call
-from archc.ir.ops import index, pieces, reduce
+from archc.ir.ops import convolution, index, pieces, reduce
 
 Least = Iterator[tuple[Dim, int]]
 
@@ -101,10 +101,18 @@ def _extreme(call: Call[Any]) -> Least:
         yield call.types[0].shape[axis], 1
 
 
+def _upsample(call: Call[Any]) -> Least:
+    """There is nothing to interpolate between."""
+    if call.params.mode != "nearest":
+        for size in call.types[0].shape[2:]:
+            yield size, 1
+
+
 _OWN: dict[str, Callable[[Call[Any]], Least]] = {
     pieces.SLICE.name: _slice,
     pieces.SELECT.name: _select,
     pieces.PAD.name: _pad,
     index.TOP_K.name: _top_k,
+    convolution.UPSAMPLE.name: _upsample,
     **{op.name: _extreme for op in (reduce.MAX, reduce.MIN, reduce.ARGMAX, reduce.ARGMIN)},
 }

@@ -76,13 +76,13 @@ def _spread_and_convolve(n: TvmNode) -> Any:
             x = n.emit(op.reshape(padded, n.shape(shape)))
         # behind the last element stand stride - 1 zeros already
         before, after = reach - pad, reach - pad + extra - (stride - 1)
-        low, high = max(0, -before), shape[axis] - max(0, -after)
-        if low or high != shape[axis]:
-            x = n.emit(op.strided_slice(x, [axis], n.shape([low]), n.shape([high])))
-            shape[axis] = high - low
-        if before > 0 or after > 0:
+        if before > 0 or after > 0:  # first, so that there is always enough to cut off
             x = n.emit(op.nn.pad(x, _widths(len(shape), axis, max(0, before), max(0, after))))
             shape[axis] = shape[axis] + max(0, before) + max(0, after)
+        low, high = max(0, -before), shape[axis] - max(0, -after)
+        if low or high != shape[axis]:
+            x = n.emit(n.piece(x, axis, low, high))
+            shape[axis] = high - low
     return _CONV[rank - 1](x, n.const(filters), dilation=dilations, groups=groups)
 
 

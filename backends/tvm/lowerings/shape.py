@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, tirx, topi
 
 from archc.backends.tvm.lower import TvmNode, lowering
 from archc.ir.ops import constants, shape
@@ -37,7 +37,15 @@ def _expand(n: TvmNode) -> Any:
 
 @lowering(shape.CONCAT)
 def _concat(n: TvmNode) -> Any:
-    return n.x if len(n.args) == 1 else op.concat(list(n.args), axis=n.p.axis % n.type.rank)
+    return n.x if len(n.args) == 1 else _joined(n, list(n.args), n.p.axis % n.type.rank)
+
+
+def _joined(n: TvmNode, pieces: list[Any], axis: int) -> Any:
+    """Pieces one behind the other. Relax would add open sizes up as they come, to `T + 1 + 1`, and `FuseTIR` would not
+    know these for the `T + 2` of the kernel."""
+    if all(isinstance(p.ty.shape[axis], tirx.IntImm) for p in pieces):
+        return op.concat(pieces, axis=axis)
+    return n.lowerer.bb.emit_te(topi.concatenate, pieces, axis, primfunc_name_hint="concatenate")
 
 
 @lowering(shape.STACK)
@@ -52,7 +60,7 @@ def _split(n: TvmNode) -> Any:
     results, start = [], 0
     for value in n.node.outputs:
         stop = start + value.type.shape[axis]
-        results.append(n.emit(op.strided_slice(n.x, [axis], n.shape([start]), n.shape([stop]))))
+        results.append(n.emit(n.piece(n.x, axis, start, stop)))
         start = stop
     return results
 
@@ -61,14 +69,14 @@ def _split(n: TvmNode) -> Any:
 def _slice(n: TvmNode) -> Any:
     start, stop = slice_bounds(n.node.call)
     axis = n.p.axis % n.type.rank
-    return op.strided_slice(n.x, [axis], n.shape([start]), n.shape([stop]), [n.p.step])
+    return n.piece(n.x, axis, start, stop, n.p.step)
 
 
 @lowering(shape.SELECT)
 def _select(n: TvmNode) -> Any:
     at = selected(n.node.call)
     axis = n.p.axis % n.node.inputs[0].type.rank
-    return op.squeeze(op.strided_slice(n.x, [axis], n.shape([at]), n.shape([at + 1])), [axis])
+    return op.squeeze(n.piece(n.x, axis, at, at + 1), [axis])
 
 
 @lowering(shape.PAD)
@@ -79,7 +87,7 @@ def _pad(n: TvmNode) -> Any:
     result = n.x
     for axis, ((before, after), size) in enumerate(zip(widths, n.node.inputs[0].type.shape, strict=True)):
         if before or after:
-            result = n.emit(op.concat(_borders(n, result, axis, before, after, size), axis=axis))
+            result = n.emit(_joined(n, _borders(n, result, axis, before, after, size), axis))
     return result
 
 
@@ -87,7 +95,7 @@ def _borders(n: TvmNode, x: Any, axis: int, before: int, after: int, size: Any) 
     """A row of slices: what stands before the axis, the axis, what stands behind it."""
 
     def row(at: Any) -> Any:
-        return op.strided_slice(x, [axis], n.shape([at]), n.shape([at + 1]))
+        return n.piece(x, axis, at, at + 1)
 
     mode = n.p.mode
     left = {"reflect": range(before, 0, -1), "replicate": [0] * before, "circular": range(-before, 0)}[mode]
