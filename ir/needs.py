@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from archc.ir.diagnostics import Span
 from archc.ir.dims import Atom, Dim, Expr, Mod, Symbol, symbols
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Call
@@ -24,6 +25,7 @@ class Need:
 
     size: Expr
     words: str
+    span: Span | None = None
 
 
 def needs(graph: Graph) -> list[Need]:
@@ -35,18 +37,33 @@ def needs(graph: Graph) -> list[Need]:
     T - 6 | `select` (line 4) needs `T` to be at least 6
     """
     own = set(graph.symbols())
+    return [need for need in _every(graph) if symbols(need.size) <= own]
+
+
+def unknowable(graph: Graph) -> list[Need]:
+    """What nodes of regions ask of sizes that come about while the network runs, such as the rows that an expert gets.
+
+    That there is at least one is not counted: where there is none, nothing of the result is used.
+    """
+    own = set(graph.symbols())
+    return [need for need in _every(graph) if not symbols(need.size) <= own and not _holds(need.size + 1)]
+
+
+def _every(graph: Graph) -> list[Need]:
     found: dict[Expr, Need] = {}
     for node in graph.walk():
         for size, least in (*_asked(node), *((d, 0) for v in node.outputs for d in v.type.shape)):
             rest = size - least
-            if isinstance(rest, Expr) and symbols(rest) <= own and not _holds(rest):
+            if isinstance(rest, Expr) and not _holds(rest):
                 line = f" (line {node.span.line})" if node.span else ""
-                found.setdefault(rest, Need(rest, f"`{node.name}`{line} needs {_as_words(rest)}"))
+                found.setdefault(rest, Need(rest, f"`{node.name}`{line} needs {_as_words(rest)}", node.span))
     return list(found.values())
 
 
-def _holds(size: Expr) -> bool:
+def _holds(size: Dim) -> bool:
     """Whether a size is evidently never negative."""
+    if isinstance(size, int):
+        return size >= 0
     return all(c >= 0 and all(map(_atom_holds, m)) for m, c in size.terms)
 
 

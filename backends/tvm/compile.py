@@ -25,8 +25,9 @@ from archc.backends.tvm.cuda import demand_static
 from archc.backends.weights import check_weights, type_of
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
+from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph, Parameter, Value
-from archc.ir.needs import needs
+from archc.ir.needs import needs, unknowable
 from archc.ir.types import TensorType
 from archc.ir.verify import verify
 from archc.passes.manager import Context, Dump, Pass, run_passes
@@ -184,6 +185,14 @@ def _port(name: str, value: Value, below: int | None = None) -> Port:
 
 def _check(graph: Graph, weights: Arrays) -> None:
     verify(graph)
+    for need in unknowable(graph):
+        raise fail(
+            "E0507",
+            need.words,
+            need.span,
+            label="how large it is comes about while the network runs",
+            help="do this before the region, or along an axis whose size an input tells",
+        )
     needed: dict[str, TensorType] = {name: p.type for name, p in graph.parameters().items()}
     if isinstance(weights, InitialWeights):
         check_weights(needed, weights.types)

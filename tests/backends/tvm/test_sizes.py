@@ -15,7 +15,7 @@ from archc.backends.tvm.lower import lower
 from archc.backends.tvm.targets import parse_target
 from archc.grammar.load import loads
 from archc.ir.diagnostics import CompileError
-from archc.ir.needs import needs
+from archc.ir.needs import needs, unknowable
 
 # name: what is computed of f32[N, T, 3], its type, the least T
 ASKS = {
@@ -125,3 +125,18 @@ def test_a_transposed_convolution_that_cuts_off_more_than_there_is(size: int, tm
     x = np.arange(1, 1 + size, dtype=np.float32).reshape(1, 1, size)
     with runtime.load(tmp_path / "a.archc") as loaded:
         np.testing.assert_array_equal(loaded(x), np.append(x.ravel()[2:], np.zeros(min(2, size)))[None, None] + 7)
+
+
+def test_what_needs_rows_that_an_expert_may_not_get_is_refused() -> None:
+    """It would read memory that is not there; one row is there wherever it matters."""
+    program = """arch a()
+input x: f32[N, 4]
+output y: f32[N, 4]
+def expert = fn(x) {{ return x + (x -> select(0, {}) -> unsqueeze(0)) }}
+y = x -> moe(router = linear(2), experts = copies(2, expert), top_k = 1)
+"""
+    assert [need.words for need in unknowable(loads(program.format(0)))] == []
+    graph = loads(program.format(5))
+    with pytest.raises(CompileError, match="to be at least 6") as error:
+        compile_graph(graph, InitialWeights(graph), Path("never.archc"), spec=parse_target("cpu"))
+    assert error.value.diagnostics[0].code == "E0507"
