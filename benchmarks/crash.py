@@ -240,7 +240,8 @@ def kill_once(
                 os.killpg(victim, how)
         code = nursery.wait()
         landed = landed and code != 0
-        left = sorted(p.name for p in (folder / work.watched).iterdir())
+        watched = folder / work.watched  # a cache is not there before its first entry
+        left = sorted(p.name for p in watched.iterdir()) if watched.exists() else []
         if landed and how != signal.SIGKILL:
             wrong += unheeded(work, folder, how, code)
         wrong += judge(work, folder)
