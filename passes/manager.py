@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from archc.ir.diagnostics import CompileError, Note
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, Parameter, Value
+from archc.ir.types import FLOATS, NUMPY_NAMES
 from archc.ir.verify import verify
 from archc.passes.listing import listing
 
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Array = NDArray[np.float64]
+
 Weights = dict[str, "NDArray[np.generic]"]
 """Arrays by parameter name."""
+
+
+Observe = Callable[[Graph, Weights, Sequence[Value]], "list[Array]"]
+"""(graph, weights, values of it, outside regions) -> what they are on sample data: float64, the batch first."""
 
 
 @dataclass(slots=True)
@@ -32,10 +39,49 @@ class Context:
 
     weights   values of the graph's parameters; a pass that changes parameters keeps them in step. None: not known
     training  whether the network is to be trained; if not, what matters in training only may go
+    seed      of whatever a pass draws
+    wide      keep floats as float64, whatever the parameter's dtype: how exactness is measured
+    observe   runs the network on sample data, for passes that fit something; None: there are no data
+    applied   (spec, sites found) of each transform that has run
+    measured  what passes have measured of themselves, by site: errors of fits and the like
     """
 
     weights: Weights | None = None
     training: bool = False
+    seed: int = 0
+    wide: bool = False
+    observe: Observe | None = None
+    applied: list[tuple[str, Any]] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+
+    def value(self, parameter: Parameter) -> Array:
+        """The weights of a parameter in float64; a copy."""
+        import numpy as np
+
+        assert self.weights is not None, "no weights are known"
+        return np.array(self.weights[parameter.name], dtype=np.float64)
+
+    def store(self, parameter: Parameter, value: Any) -> None:
+        """Give a parameter its weights, in its dtype. Nothing is done where weights are not known."""
+        if self.weights is None:
+            return
+        import ml_dtypes  # noqa: F401 - tells numpy of bfloat16
+        import numpy as np
+
+        dtype = parameter.type.dtype
+        array = np.asarray(value).astype("float64" if self.wide and dtype in FLOATS else NUMPY_NAMES[dtype])
+        assert array.shape == parameter.shape, f"{parameter} was given an array of shape {array.shape}"
+        self.weights[parameter.name] = array
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Something that a pass has measured at a site: `of`, in words, is `value` (relative error, R², …)."""
+
+    transform: str
+    site: str
+    of: str
+    value: float
 
 
 Kept = Literal["exact", "approximate", "reinitialised"]
@@ -44,10 +90,12 @@ Kept = Literal["exact", "approximate", "reinitialised"]
 @dataclass(frozen=True, slots=True)
 class Contract:
     """How the new network relates to the old one, in evaluation and in training: its function is kept up to rounding
-    (`exact`), nearly (`approximate`), or some weights are drawn anew (`reinitialised`)."""
+    (`exact`), nearly (`approximate`), or some weights are drawn anew (`reinitialised`). `why` says what keeps it from
+    being exact."""
 
     eval: Kept = "exact"
     train: Kept = "exact"
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from typing import Any
+
 from archc.ir.graph import Graph, GraphBuilder, Node, Value
+from archc.ir.op import OpDef
 
 Rule = Callable[[GraphBuilder, Node], Sequence[Value] | None]
 """What replaces a node's results, or None to leave it; new nodes are written with the builder."""
+
+
+def producer(value: Value, op: OpDef[Any]) -> Node | None:
+    """The node that makes a value, if it is one of `op`."""
+    node = value.producer
+    return node if node is not None and node.op is op else None
 
 
 def rewrite(graph: Graph, rule: Rule) -> bool:

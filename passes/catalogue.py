@@ -1,0 +1,18 @@
+"""Every pass by name: cleanups, and the transforms that change an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archc.passes.manager import Pass
+from archc.passes.pipeline import CLEANUP, INFERENCE
+from archc.passes.transform import Transform
+
+PASSES: Mapping[str, Pass] = {p.name: p for p in (*CLEANUP, *INFERENCE)}
+"""What keeps the function, whatever the network."""
+
+_TRANSFORMS: tuple[Transform[Any], ...] = ()
+
+TRANSFORMS: Mapping[str, Transform[Any]] = {t.name: t for t in _TRANSFORMS}
+"""What changes an architecture, born equal where its contract says so."""
