@@ -20,7 +20,7 @@ from archc.ir.op import BindError, Call, OpDef, bind
 from archc.ir.ops.activations import DROPOUT
 from archc.ir.ops.convolution import UPSAMPLE, per_axis
 from archc.ir.ops.pieces import CONCAT, PAD, SLICE, SPLIT
-from archc.ir.ops.pool import ADAPTIVE_AVG_POOL, MAX_POOL, pool_geometry
+from archc.ir.ops.pool import MAX_POOL, pool_geometry
 from archc.ir.ops.shape import (
     CAST,
     EXPAND,
@@ -40,7 +40,7 @@ from archc.passes.rewrite import producer, rewrite
 
 RESHAPES = (RESHAPE, FLATTEN, UNFLATTEN, SQUEEZE, UNSQUEEZE)
 PERMUTES = (PERMUTE, TRANSPOSE)
-NOTHING_IF_SAME_TYPE: tuple[OpDef[Any], ...] = (*RESHAPES, CAST, EXPAND, SLICE, PAD, CONCAT, SPLIT, ADAPTIVE_AVG_POOL)
+NOTHING_IF_SAME_TYPE: tuple[OpDef[Any], ...] = (*RESHAPES, CAST, EXPAND, SLICE, PAD, CONCAT, SPLIT)
 """Ops that return their only operand when the type is the same before and after."""
 
 
@@ -72,7 +72,7 @@ def _does_nothing(node: Node, context: Context) -> bool:
     if node.op is MAX_POOL:
         rows = pool_geometry(p, node.call.rank - 2)
         return all((kernel, stride) == (1, 1) for kernel, stride, *_ in rows)
-    if node.op is UPSAMPLE:  # not "bilinear": 0 times an infinite neighbour is NaN
+    if node.op is UPSAMPLE:  # not "bilinear": 0 times an infinite neighbour is NaN; and a mean of one turns -0 into 0
         return p.mode == "nearest" and set(per_axis(p.factor, node.call.rank - 2, "factor")) == {1}
     return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
 from typing import Any
 
 from archc.ir.graph import Graph, GraphBuilder, Node, Value

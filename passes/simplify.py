@@ -75,7 +75,7 @@ def _simpler(node: Node) -> Value | None:
     if op not in UNDONE_TWICE and op not in ONCE_IS_ENOUGH:
         return None
     before = producer(operands[0], op)
-    if before is None or before.params != node.params:
+    if before is None or repr(before.params) != repr(node.params):
         return None
     return before.operands[0] if op in UNDONE_TWICE else before.output
 

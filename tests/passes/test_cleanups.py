@@ -19,6 +19,7 @@ from archc.passes.fold_constants import FOLD_CONSTANTS
 from archc.passes.listing import listing
 from archc.passes.manager import Context, Pass, run_passes
 from archc.passes.pipeline import CLEANUP, INFERENCE
+from archc.passes.simplify import SIMPLIFY
 
 HEAD = "arch net()\ninput x: f32[N, 4, 6]\noutput y: "
 
@@ -134,9 +135,9 @@ def test_canonicalise_drops_dropout_but_not_in_training() -> None:
         ("x - neg(constant(0.0))", 1),
     ],
 )
-def test_canonicalise_knows_what_is_neutral(expression: str, left: int) -> None:
+def test_simplify_knows_what_is_neutral(expression: str, left: int) -> None:
     graph = loads(HEAD + f"f32[N, 4, 6]\ny = {expression}\n")
-    run_passes(graph, [FOLD_CONSTANTS, CANONICALISE, DCE])
+    run_passes(graph, [FOLD_CONSTANTS, SIMPLIFY, DCE])
     assert len([n for n in graph.nodes if n.op.name != "constant"]) == left
 
 
