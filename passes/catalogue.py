@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from archc.passes.manager import Pass
-from archc.passes.pipeline import CLEANUP, INFERENCE
+from archc.passes.pipeline import NAMED
 from archc.passes.transform import Transform
 
-PASSES: Mapping[str, Pass] = {p.name: p for p in (*CLEANUP, *INFERENCE)}
+PASSES: Mapping[str, Pass] = {p.name: p for p in NAMED}
 """What keeps the function, whatever the network."""
 
 _TRANSFORMS: tuple[Transform[Any], ...] = ()
