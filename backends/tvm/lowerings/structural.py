@@ -1,10 +1,7 @@
 """Ops that carry networks: experts, skips and early exits that run on the rows that need them, and loops.
 
 Which rows those are is known only when the network runs. A small kernel sorts the rows by where they go, the counts
-become sizes (`match_cast`), and each region is lowered in place on as many rows as reached it, none included.
-
-A GPU gets the dense form: each region on all rows, of whose results those that count are picked. That gives the same
-numbers and saves nothing.
+become sizes (`match_cast`), and each region is lowered on as many rows as reached it, none included.
 """
 
 from __future__ import annotations
@@ -18,86 +15,14 @@ from tvm import relax, tirx
 from archc.backends.tvm import equations
 from archc.backends.tvm.equations import APART
 from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.experts import run_experts
 from archc.backends.tvm.lowerings.index import top_indices
-from archc.ir.dims import product, symbols
+from archc.backends.tvm.lowerings.rows import bind_rows, on_region, routes_of
+from archc.ir.dims import product
 from archc.ir.graph import Graph
 from archc.ir.ops.structural import EXIT, MOE, SKIP, moe_by_token, moe_regions, skip_by_token
 
 op = relax.op
-
-
-def _region(n: TvmNode, region: Graph, *formals: Any) -> list[Any]:
-    """A region on given formals and what the node captures.
-
-    Captures are copied by kernels of their own: fused with what made them, a kernel of the region would be moved to
-    before the number of its rows is known.
-    """
-    captured = n.args[len(n.args) - n.node.captures :] if n.node.captures else ()
-    copies = [
-        n.lowerer.bb.emit_te(equations.copy, c, primfunc_name_hint="copy", primfunc_attrs=APART) for c in captured
-    ]
-    return n.lowerer.graph(region, [*formals, *copies])
-
-
-def _bind(n: TvmNode, region: Graph, axis: int, size: Any) -> None:
-    """Let the symbol that a region counts its rows by stand for `size`."""
-    for name in symbols(region.inputs[0].type.shape[axis]):
-        if str(region.inputs[0].type.shape[axis]) == name:
-            n.lowerer.symbols[name] = size
-
-
-class _Routes:
-    """Rows sorted by where they go. `index` [R, k] (i64) is the destination of each row, -1 for none.
-
-    slot [R, k]: where in the sorted list a row stands, -1 for nowhere.
-    """
-
-    slot: Any
-    counts: list[Any]
-
-    def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
-        self.n = n
-        routed = n.lowerer.bb.emit_te(
-            lambda index: equations.route(index, destinations, capacity), index, primfunc_name_hint="route"
-        )
-        self._order, counts, self._starts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(4))
-        self.counts = [tirx.Var(f"rows{n.lowerer.fresh()}", "int64") for _ in range(destinations)]
-        shape = n.emit(op.tensor_to_shape(counts))
-        n.lowerer.bb.match_cast(shape, relax.ShapeType(self.counts))
-
-    def rows(self, x: Any, destination: int) -> Any:
-        """The rows of x [R, …] that go to a destination, in order."""
-        count = self.counts[destination]
-        return self.n.lowerer.bb.emit_te(
-            lambda x, order, starts: equations.take_rows(x, order, starts, destination, count),
-            x,
-            self._order,
-            self._starts,
-            primfunc_name_hint="take_rows",
-            primfunc_attrs=APART,
-        )
-
-    def otherwise(self, found: Any, x: Any) -> Any:
-        """`found` for the rows that went somewhere, x for the others."""
-        return self.n.lowerer.bb.emit_te(equations.scatter_rows, found, self.slot, x, primfunc_name_hint="scatter_rows")
-
-
-class _AllRows(_Routes):
-    """The dense form: all rows go to each destination, and `slot` says which of the results count."""
-
-    def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
-        self.n = n
-        self.slot = n.lowerer.bb.emit_te(
-            lambda index: equations.stacked(index, destinations, capacity), index, primfunc_name_hint="stacked"
-        )
-        self.counts = [index.ty.shape[0]] * destinations
-
-    def rows(self, x: Any, destination: int) -> Any:
-        return x
-
-
-def _routes(n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> _Routes:
-    return (_Routes if n.lowerer.kind == "cpu" else _AllRows)(n, index, destinations, capacity)
 
 
 @lowering(MOE)
@@ -107,7 +32,7 @@ def _moe(n: TvmNode) -> Any:
     lead = x_type.shape[:-1] if moe_by_token(n.node.call) else x_type.shape[:1]
     rest = x_type.shape[len(lead) :]
     count = product(lead)
-    (logits,) = _region(n, router, n.x)
+    (logits,) = on_region(n, router, n.x)
     logits = n.emit(op.reshape(logits, n.shape([count, len(experts)])))
     rows = n.emit(op.reshape(n.x, n.shape([count, *rest])))
     probabilities = n.emit(op.nn.softmax(logits, axis=-1))
@@ -115,16 +40,10 @@ def _moe(n: TvmNode) -> Any:
     weights = n.emit(op.gather_elements(probabilities, index, 1))
     if p.normalize:
         weights = n.emit(op.divide(weights, n.emit(op.sum(weights, -1, keepdims=True))))
-    routes = _routes(n, index, len(experts), p.capacity)
-    found = []
-    for e, expert in enumerate(experts):
-        _bind(n, expert, 0, routes.counts[e])
-        found += _region(n, expert, routes.rows(rows, e))
-    made = found[0] if len(found) == 1 else n.emit(op.concat(found, axis=0))
-    total = n.lowerer.bb.emit_te(equations.weigh_rows, made, routes.slot, weights, primfunc_name_hint="weigh_rows")
+    total = run_experts(n, experts, rows, index, weights, p.capacity)
     if shared is not None:
-        _bind(n, shared, 0, n.lowerer.dim(count))
-        total = n.emit(op.add(total, *_region(n, shared, rows)))
+        bind_rows(n, shared, 0, n.lowerer.dim(count))
+        total = n.emit(op.add(total, *on_region(n, shared, rows)))
     return op.reshape(total, n.shape(n.type.shape))
 
 
@@ -133,19 +52,19 @@ def _skip(n: TvmNode) -> Any:
     gate, body = n.node.regions
     x_type, p, by_token = n.type, n.p, skip_by_token(n.node.call)
     lead = x_type.shape[: 1 + by_token]
-    (g,) = _region(n, gate, n.x)
+    (g,) = on_region(n, gate, n.x)
     if p.budget is not None:
         return _within_budget(n, body, n.emit(op.reshape(g, n.shape(lead))))
     wide = n.emit(op.reshape(g, n.shape([*lead, *[1] * (x_type.rank - len(lead))])))
     if p.mode == "soft":
         if not by_token:
-            _bind(n, body, 0, n.lowerer.dim(x_type.shape[0]))
-        (found,) = _region(n, body, n.x)
+            bind_rows(n, body, 0, n.lowerer.dim(x_type.shape[0]))
+        (found,) = on_region(n, body, n.x)
         rest = n.emit(op.multiply(n.emit(op.subtract(n.const(1), wide)), n.x))
         return op.add(n.emit(op.multiply(wide, found)), rest)
     is_open = n.emit(op.greater(wide, n.const(p.threshold)))
     if by_token:
-        (found,) = _region(n, body, n.x)
+        (found,) = on_region(n, body, n.x)
         return op.where(is_open, found, n.x)
     return _on_rows(n, body, is_open, n.x)
 
@@ -155,9 +74,9 @@ def _on_rows(n: TvmNode, body: Graph, chosen: Any, otherwise: Any) -> Any:
     batch = n.node.inputs[0].type.shape[0]
     flat = n.emit(op.reshape(chosen, n.shape([batch, 1])))
     index = n.emit(op.where(flat, n.const(0, "int64"), n.const(-1, "int64")))
-    routes = _routes(n, index, 1)
-    _bind(n, body, 0, routes.counts[0])
-    (found,) = _region(n, body, routes.rows(n.x, 0))
+    routes = routes_of(n, index, 1)
+    bind_rows(n, body, 0, routes.counts[0])
+    (found,) = on_region(n, body, routes.rows(n.x, 0))
     return routes.otherwise(found, otherwise)
 
 
@@ -182,8 +101,8 @@ def _within_budget(n: TvmNode, body: Graph, g: Any) -> Any:
         primfunc_attrs=APART,
     )
     chosen = bb.emit_te(equations.take_each, n.x, places, primfunc_name_hint="take_each")
-    _bind(n, body, 1, size)
-    (found,) = _region(n, body, chosen)
+    bind_rows(n, body, 1, size)
+    (found,) = on_region(n, body, chosen)
     if n.p.mode == "soft":
         wide = n.emit(op.expand_dims(n.emit(op.gather_elements(g, places, 1)), -1))
         rest = n.emit(op.multiply(n.emit(op.subtract(n.const(1), wide)), chosen))
@@ -194,7 +113,7 @@ def _within_budget(n: TvmNode, body: Graph, g: Any) -> Any:
 @lowering(EXIT)
 def _exit(n: TvmNode) -> Any:
     head, rest = n.node.regions
-    (logits,) = _region(n, head, n.x)
+    (logits,) = on_region(n, head, n.x)
     probabilities = n.emit(op.nn.softmax(logits, axis=-1))
     classes = n.type.shape[1]
     if n.p.confidence == "max_softmax":
@@ -214,7 +133,7 @@ def _exit(n: TvmNode) -> Any:
     batch = n.type.shape[0]
     flat = n.emit(op.reshape(leaves, n.shape([batch, 1])))
     index = n.emit(op.where(flat, n.const(-1, "int64"), n.const(0, "int64")))
-    routes = _routes(n, index, 1)
-    _bind(n, rest, 0, routes.counts[0])
-    (found,) = _region(n, rest, routes.rows(n.x, 0))
+    routes = routes_of(n, index, 1)
+    bind_rows(n, rest, 0, routes.counts[0])
+    (found,) = on_region(n, rest, routes.rows(n.x, 0))
     return routes.otherwise(found, logits)

@@ -1,0 +1,218 @@
+"""How much of what gates skip is saved: latency of compiled networks with gated blocks, against the share that is skipped.
+
+    python benchmarks/skip_latency.py [--threads 1] [--rounds 15] [--json out.json] [--plot out.png] [NET ...]
+
+The gates of `benchmarks/nets/skip_*.arch` read what their block reads. Their last bias is set, gate by gate along a
+float64 run of torch, so that of 32 inputs as many find it closed as `rate` says. The same 32 inputs run as one batch of
+32 and one by one. Every artifact's outputs are compared with torch in float64 first.
+
+`speed-up` is the time of the network without gates (every block runs) divided by that of the network with them; what
+FLOPs allow is the same ratio of floating-point operations, those of the gates included. Runners take turns, and ratios
+are taken within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archc.facade.compile import compile as compile_model
+from archc.facade.model import Model, load
+from archc.facade.weights import resolve
+from archc.ir.cost import graph_flops
+from archc.ir.dims import substitute, symbols
+
+NETS = Path(__file__).parent / "nets"
+CASES: dict[str, tuple[str, str, tuple[int, ...]]] = {  # with gates, without, shape of one input
+    "resnet18": ("skip_resnet18_32", "resnet18_32", (3, 32, 32)),
+    "encoder12": ("skip_encoder12", "encoder", (128, 256)),
+}
+DEPTH = {"encoder": {"depth": 12}}
+RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+INPUTS = 32
+BATCHES = (1, 32)
+
+Arrays = dict[str, Any]
+
+
+def network(name: str, batch: int) -> Model:
+    return load(NETS / f"{name}.arch", dims={"N": batch} | ({"T": 128} if "encoder" in name else {}), **DEPTH.get(name, {}))
+
+
+def draw_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Inputs that differ in scale and mean, so that the gates have something to tell them apart by."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    ones = (INPUTS, *[1] * len(shape))
+    scale, mean = rng.uniform(0.5, 2.0, ones), rng.normal(0.0, 0.5, ones)
+    return (scale * rng.normal(size=(INPUTS, *shape)) + mean).astype(np.float32)
+
+
+def calibrate(model: Model, inputs: np.ndarray, rate: float) -> tuple[Arrays, np.ndarray, np.ndarray]:
+    """Weights whose gates are closed for a share `rate` of the inputs; torch's outputs in float64, and which gates are
+    open: [gates, inputs].
+    """
+    import torch
+
+    weights: Arrays = {name: np.asarray(a) for name, a in resolve(model.graph, None, 0).arrays.items()}
+    names = [name for name in weights if name.endswith("gate.linear1.bias")]
+    opened = []
+
+    def gate(logits: torch.Tensor) -> torch.Tensor:
+        """Instead of torch.sigmoid, which stands in gates alone: first moves the logits to where they should be."""
+        name, values = names[len(opened)], np.sort(logits.detach().numpy().ravel())
+        closed = round(rate * len(values))
+        low = values[closed - 1] if closed else values[0] - 1.0
+        high = values[closed] if closed < len(values) else values[-1] + 1.0
+        assert high - low > 1e-5, f"{name}: inputs are too much alike"
+        weights[name] = weights[name] - np.float32((low + high) / 2)
+        moved = logits - float(np.float32((low + high) / 2))
+        opened.append(moved.detach().numpy().ravel() > 0)
+        return sigmoid(moved)
+
+    module = model.to_torch(weights).double().eval()
+    sigmoid = torch.sigmoid
+    torch.sigmoid = gate
+    try:
+        with torch.no_grad():
+            module(torch.from_numpy(inputs).double())
+    finally:
+        torch.sigmoid = sigmoid
+    with torch.no_grad():
+        judged = model.to_torch(weights).double().eval()(torch.from_numpy(inputs).double())
+    return weights, judged.numpy(), np.array(opened)
+
+
+def executed(model: Model, opened: np.ndarray) -> int:
+    """FLOPs of all inputs together: gates, what stands outside of blocks, and blocks where they run."""
+    gated = [n for n in model.graph.nodes if n.op.name == "skip"]
+    total = int(graph_flops(model.graph))
+    for node, rows in zip(gated, opened, strict=True):
+        body = node.regions[1]
+        each = substitute(graph_flops(body), dict.fromkeys(symbols(body.inputs[0].type.shape[0]), 1))
+        total -= int(each) * int((~rows).sum())
+    return total
+
+
+def outputs(artifact: Any, name: str, parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([next(iter(artifact.run({name: part}).values())) for part in parts])
+
+
+def clock(run: Callable[[], object], seconds: float) -> float:
+    """Milliseconds of one run: the median over as many as fit."""
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    while not taken or time.perf_counter() < until:
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken)) * 1e3
+
+
+def measure(case: str, batch: int, threads: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """One network and batch, at each rate."""
+    gated, plain, shape = CASES[case]
+    inputs = draw_inputs(shape)
+    parts = [inputs[i : i + batch] for i in range(0, INPUTS, batch)]
+    whole, fixed = network(gated, INPUTS), network(gated, batch)
+    name = fixed.graph.inputs[0].name
+    dense = network(plain, batch)
+    dense_flops = int(graph_flops(dense.graph)) * len(parts)
+    runners: dict[float | None, Any] = {None: compile_model(dense, threads=threads)}
+    facts: dict[float, dict[str, Any]] = {}
+    for rate in RATES:
+        weights, judged, opened = calibrate(whole, inputs, rate)
+        assert abs(1 - opened.mean() - rate) < 1e-9
+        runners[rate] = compile_model(fixed, weights=weights, threads=threads)
+        found = outputs(runners[rate], name, parts)
+        error = float(np.abs(found - judged).max() / np.abs(judged).max())
+        assert error < 1e-4, f"{case} batch {batch} rate {rate}: outputs are off by {error}"
+        facts[rate] = {"error": error, "allowed": dense_flops / executed(whole, opened)}
+    times: dict[float | None, list[float]] = {key: [] for key in runners}
+    for turn in range(rounds):
+        order = list(runners)
+        for key in order[turn % len(order) :] + order[: turn % len(order)]:
+            artifact = runners[key]
+            times[key].append(clock(lambda: [artifact.run({name: part}) for part in parts], seconds) / len(parts))
+    rows = []
+    base = np.array(times[None])
+    for rate in RATES:
+        ratio = base / np.array(times[rate])
+        low, high = _interval(ratio)
+        speed, allowed = float(np.median(ratio)), facts[rate]["allowed"]
+        rows.append(
+            {
+                "net": case, "batch": batch, "threads": threads, "rate": rate,
+                "ms": float(np.median(times[rate])), "ms_without_gates": float(np.median(base)),
+                "speedup": speed, "speedup_low": low, "speedup_high": high,
+                "allowed": allowed, "share": speed / allowed, "error": facts[rate]["error"],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median."""
+    rng = np.random.Generator(np.random.Philox(0))
+    low, high = np.percentile(np.median(rng.choice(values, (2000, len(values))), axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def plot(rows: list[Mapping[str, Any]], path: Path) -> None:
+    """Latency over the share that is skipped, as parts of the latency without gates, beside what FLOPs allow."""
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys((r["net"], r["batch"]) for r in rows))
+    figure = Figure(figsize=(3.4 * len(cases), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
+    for axes, (net, batch) in zip(panels, cases, strict=True):
+        own = [r for r in rows if (r["net"], r["batch"]) == (net, batch)]
+        rates = [r["rate"] for r in own]
+        axes.plot(rates, [1 / r["allowed"] for r in own], "--", color="#999999", label="FLOPs")
+        axes.plot(rates, [1 / r["speedup"] for r in own], "o-", color="#3b6ea5", label="measured")
+        axes.set_title(f"{net}, batch {batch}", fontsize=10)
+        axes.set_xlabel("share of gates closed")
+        axes.set_ylim(0, 1.15)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("latency, without gates = 1")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", metavar="NET", help=f"of {', '.join(CASES)} (default: all)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, action="append", help=f"default: {BATCHES}")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each runner in each round")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    print(f"{'net':10s} {'batch':>5s} {'skipped':>7s} {'ms':>9s} {'speed-up':>22s} {'allowed':>8s} {'share':>6s}")
+    for case in arguments.nets or CASES:
+        for batch in arguments.batch or BATCHES:
+            for row in measure(case, batch, arguments.threads, arguments.rounds, arguments.seconds):
+                rows.append(row)
+                spread = f"{row['speedup']:6.3f} [{row['speedup_low']:.3f}, {row['speedup_high']:.3f}]"
+                print(
+                    f"{case:10s} {batch:5d} {row['rate']:7.2f} {row['ms']:9.3f} {spread:>22s} {row['allowed']:8.3f} "
+                    f"{row['share']:6.3f}",
+                    flush=True,
+                )
+    if arguments.json:
+        document = {"machine": platform.processor() or platform.machine(), "rows": rows}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
