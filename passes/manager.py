@@ -85,6 +85,8 @@ class Measured:
 
 
 Kept = Literal["exact", "approximate", "reinitialised"]
+KINDS: tuple[Kept, ...] = ("exact", "approximate", "reinitialised")
+"""From the strongest to the weakest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,17 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One rewriting idea. `run` returns whether it changed the graph or the weights."""
+    """One rewriting idea. `run` returns whether it changed the graph or the weights.
+
+    spec  how the pass is written with its options, where it has some
+    find  of a transform: where it would act and where not (a `Found` of archc.passes.transform)
+    """
 
     name: str
     run: Callable[[Graph, Context], bool]
     contract: Contract = Contract()
+    spec: str = ""
+    find: Callable[[Graph], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +190,8 @@ def until_stable(name: str, passes: Sequence[Pass], limit: int = 10) -> Pass:
                 break
         return any(ran.changed for ran in done)
 
-    kinds: Sequence[Kept] = ("exact", "approximate", "reinitialised")
     in_eval, in_training = [p.contract.eval for p in passes], [p.contract.train for p in passes]
-    return Pass(name, run, Contract(max(in_eval, key=kinds.index), max(in_training, key=kinds.index)))
+    return Pass(name, run, Contract(max(in_eval, key=KINDS.index), max(in_training, key=KINDS.index)))
 
 
 def dump_to(folder: Path) -> Dump:

@@ -6,6 +6,7 @@ quotes inside quotes are a nuisance in a shell.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,24 +19,28 @@ from archc.ir.op import OpDef
 from archc.passes.catalogue import PASSES, TRANSFORMS
 from archc.passes.manager import Pass
 from archc.passes.transform import Options, Transform, as_pass
-from archc.passes.where import EVERYWHERE, Where
+from archc.passes.where import Where, parse_term
 
 FILE = "--pass "
 """What spans of a spec name as their file, before the spec itself: so that a message can show it."""
+_AT = re.compile(r"(\s*\w+\s*(?:\(.*\))?)\s+at\s+(\S.*)", re.DOTALL)
 
 
-def parse_pass(text: str, where: Where = EVERYWHERE) -> Pass:
-    """The pass that a spec describes.
+def parse_pass(text: str, at: Sequence[str] | str = ()) -> Pass:
+    """The pass that a spec describes. Where it is to act, `at` says, or the spec itself: `glu at layers 4..8`.
 
     Raises: CompileError E0401 for a name that there is not, E01xx, E0204–E0207 for options that are wrong.
 
     >>> parse_pass("fold_batch_norm").name
     'fold_batch_norm'
     """
-    name, arguments = _call(text)
+    call, terms = _place(text, at)
+    name, arguments = _call(call)
     if name in TRANSFORMS:
         transform = TRANSFORMS[name]
-        return as_pass(transform, bind_options(transform, arguments), where, text)
+        for term in terms:
+            parse_term(term)  # a selection that cannot be read is told first
+        return as_pass(transform, bind_options(transform, arguments), Where(terms), text)
     if name not in PASSES:
         known = [*TRANSFORMS, *PASSES]
         help = did_you_mean(name, known) or "`archc passes` lists them"
@@ -45,9 +50,16 @@ def parse_pass(text: str, where: Where = EVERYWHERE) -> Pass:
     return PASSES[name]
 
 
+def _place(text: str, at: Sequence[str] | str) -> tuple[str, tuple[str, ...]]:
+    """A spec apart from its own selection, and the terms of that, or else of `at`."""
+    split = _AT.fullmatch(text)
+    given = (at,) if isinstance(at, str) else tuple(at)
+    return (split[1], (split[2],)) if split else (text, given)
+
+
 def parse_transform(text: str) -> tuple[Transform[Any], Options]:
     """The transform and options of a spec; raises what `parse_pass` raises, E0401 for a pass that is none."""
-    name, arguments = _call(text)
+    name, arguments = _call(_place(text, ())[0])
     if name not in TRANSFORMS:
         raise fail("E0401", f"there is no transform `{name}`", help=did_you_mean(name, TRANSFORMS))
     return TRANSFORMS[name], bind_options(TRANSFORMS[name], arguments)
@@ -117,8 +129,3 @@ def _up(arguments: Arguments) -> Arguments:
     span = _above(arguments.span)
     assert span is not None
     return Arguments(tuple(map(up, arguments.positional)), {k: up(a) for k, a in arguments.keywords.items()}, span)
-
-
-def parse_passes(texts: Sequence[str], where: Where = EVERYWHERE) -> list[Pass]:
-    """Several specs, to be run in order."""
-    return [parse_pass(text, where) for text in texts]

@@ -127,7 +127,7 @@ def as_pass(transform: Transform[O], options: O, where: Where = EVERYWHERE, spec
     """
 
     def run(graph: Graph, context: Context) -> bool:
-        found = find_sites(transform, graph, options, where)
+        found = find(graph)
         if not found.sites:
             raise nothing_to_do(transform, found, where)
         transform.apply(graph, found.sites, options, context)
@@ -135,7 +135,10 @@ def as_pass(transform: Transform[O], options: O, where: Where = EVERYWHERE, spec
         context.applied.append((spec or transform.name, found))
         return True
 
-    return Pass(transform.name, run, transform.contract(options))
+    def find(graph: Graph) -> Found:
+        return find_sites(transform, graph, options, where)
+
+    return Pass(transform.name, run, transform.contract(options), spec or transform.name, find)
 
 
 def settle(graph: Graph, context: Context) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,8 @@ from archc.ir.diagnostics import did_you_mean, fail
 from archc.ir.graph import Graph
 
 Collapse = Literal["auto", "all", "none"] | int
-SUFFIXES = (".svg", ".png", ".dot", ".html")
+PICTURES = (".svg", ".png")
+SUFFIXES = (*PICTURES, ".dot", ".html")
 
 
 def draw(graph: Graph, path: Path | str | None = None, *, collapse: Collapse = "auto") -> str:
@@ -35,11 +37,7 @@ def draw(graph: Graph, path: Path | str | None = None, *, collapse: Collapse = "
     >>> svg.startswith("<svg"), "linear 2" in svg
     (True, True)
     """
-    suffix = Path(path).suffix.lower() if path is not None else ".svg"
-    if suffix not in SUFFIXES:
-        found = f"`{suffix}` is not one of {', '.join(SUFFIXES)}" if suffix else f"`{path}` has no suffix"
-        help = did_you_mean(suffix, SUFFIXES) or "the suffix names the format"
-        raise fail("E0022", "cannot draw in this format", label=found, help=help, exit_code=2)
+    suffix = _suffix(path, SUFFIXES)
     picture = compose(graph)
     chosen = opened(picture, collapse)
     sheet = page(picture, place(picture.root, lambda c: c.id in chosen))
@@ -51,11 +49,32 @@ def draw(graph: Graph, path: Path | str | None = None, *, collapse: Collapse = "
     return svg
 
 
+def draw_change(old: Graph, new: Graph, path: Path | str | None = None) -> str:
+    """Two versions of a network side by side as SVG text: what only the old one has in one colour, what only the new
+    one has in another. With `path` (.svg, .png) also written there. Raises what `draw` raises."""
+    from archc.drawing.change import side_by_side
+
+    suffix = _suffix(path, PICTURES)
+    sheet = side_by_side(old, new)
+    svg = write_svg(sheet)
+    if path is not None:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(svg.encode() if suffix == ".svg" else _png(sheet))
+    return svg
+
+
+def _suffix(path: Path | str | None, known: Sequence[str]) -> str:
+    suffix = Path(path).suffix.lower() if path is not None else ".svg"
+    if suffix not in known:
+        found = f"`{suffix}` is not one of {', '.join(known)}" if suffix else f"`{path}` has no suffix"
+        help = did_you_mean(suffix, known) or "the suffix names the format"
+        raise fail("E0022", "cannot draw in this format", label=found, help=help, exit_code=2)
+    return suffix
+
+
 def _bytes(suffix: str, picture: Picture, chosen: set[str], sheet: Sheet) -> bytes:
     if suffix == ".png":
-        from archc.drawing.png import write_png
-
-        return write_png(sheet)
+        return _png(sheet)
     if suffix == ".dot":
         from archc.drawing.dot import write_dot
 
@@ -65,4 +84,10 @@ def _bytes(suffix: str, picture: Picture, chosen: set[str], sheet: Sheet) -> byt
     return write_html(picture, chosen).encode()
 
 
-__all__ = ["SUFFIXES", "Collapse", "draw"]
+def _png(sheet: Sheet) -> bytes:
+    from archc.drawing.png import write_png
+
+    return write_png(sheet)
+
+
+__all__ = ["SUFFIXES", "Collapse", "draw", "draw_change"]

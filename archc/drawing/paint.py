@@ -48,6 +48,8 @@ LIGHT: Theme = {
     "terminal-muted": "#c4cbd6",
     "badge": "#2f3742",
     "badge-ink": "#ffffff",
+    "removed": "#c8480a",
+    "added": "#0069b4",
     "row-ink": "#14181d",
     "row-muted": "#3d434b",
     "join": "#ffffff",
@@ -80,6 +82,8 @@ DARK: Theme = {
     "terminal-muted": "#4b535e",
     "badge": "#dfe4ea",
     "badge-ink": "#14181d",
+    "removed": "#ff8a4c",
+    "added": "#5ab4f5",
     "join": "#0f1318",
     "constant": "#eeeeee",
 }
@@ -237,7 +241,9 @@ def box_shapes(box: Box, width: float, height: float) -> Group:
     tip = "\n".join(node_lines(box.rows[0].node, box.rows[0].shared)) if box.rows else ""
     middle = width / 2
     if box.kind == "join":
-        circle = Rect(0.5, 0.5, width - 1, height - 1, (height - 1) / 2, "join", "edge", line=1.2)
+        mark = box.rows[0].mark if box.rows else ""
+        edge, line = (mark, 2.5) if mark else ("edge", 1.2)
+        circle = Rect(0.5, 0.5, width - 1, height - 1, (height - 1) / 2, "join", edge, line=line)
         size = 15.0 if len(box.title) == 1 else ROW
         return Group(box.id, tip, (circle, Text(middle, height / 2 + size * 0.36, box.title, size, "ink", "middle")))
     ink, muted, fill, radius = "terminal-ink", "terminal-muted", "terminal", height / 2
@@ -263,7 +269,8 @@ def _rows(box: Box, width: float, height: float) -> Iterable[Shape]:
             - (0 if i == len(box.rows) - 1 else 1)
         )
         baseline = y + h / 2 + ROW * 0.36
-        shapes: list[Shape] = [Rect(1, y, width - 2, h, RADIUS - 1 if len(box.rows) == 1 else 2.5, row.family)]
+        radius = RADIUS - 1 if len(box.rows) == 1 else 2.5
+        shapes: list[Shape] = [Rect(1, y, width - 2, h, radius, row.family, row.mark, line=2.5)]
         if len(box.rows) == 1 and not row.shared:
             shapes.append(Text(width / 2, baseline, row.text, ROW, "row-ink", "middle"))
         else:
@@ -280,9 +287,9 @@ def closed_shapes(cluster: Cluster, width: float, height: float) -> Group:
     shapes: list[Shape] = []
     if cluster.count > 1:
         shapes += [Rect(d + 0.5, d + 0.5, width - 1, height - 1, RADIUS, "closed", "frame") for d in (5.0, 2.5)]
-    shapes.append(
-        Rect(0.5, 0.5, width - 1, height - 1, RADIUS, "closed", frame_stroke(cluster), cluster.kind == "region")
-    )
+    stroke, dashed = frame_stroke(cluster), cluster.kind == "region"
+    line = 2.5 if cluster.mark else 1.0
+    shapes.append(Rect(0.5, 0.5, width - 1, height - 1, RADIUS, "closed", stroke, dashed, line))
     mark = badge(cluster)
     across = text_width(cluster.title, TITLE, bold=True) + (text_width(mark, SMALL) + 20 if mark else 0)
     x = (width - across) / 2
@@ -326,7 +333,7 @@ def title_shapes(cluster: Cluster, x: float) -> list[Shape]:
 
 
 def frame_stroke(cluster: Cluster) -> str:
-    return "structural-frame" if cluster.kind in ("structural", "region") else "frame"
+    return cluster.mark or "structural-frame" if cluster.kind in ("structural", "region") else "frame"
 
 
 def _badge(text: str, x: float, y: float) -> list[Shape]:

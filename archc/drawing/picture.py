@@ -22,13 +22,15 @@ WHOLE, MOST = 44, 72  # rows on a page: what fits into the first is opened whole
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One op: `node` stands for `copies` nodes. `shared` names the weights that others use too, as letters."""
+    """One op: `node` stands for `copies` nodes. `shared` names the weights that others use too, as letters; `mark` is
+    the colour that sets it off, if any."""
 
     node: Node
     text: str
     family: str
     shape: str
     shared: str = ""
+    mark: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -59,7 +61,8 @@ class Edge:
 
 @dataclass(eq=False, slots=True)
 class Cluster:
-    """A part of the picture that opens and closes. `node` is the structural op that it draws, if it draws one."""
+    """A part of the picture that opens and closes. `node` is the structural op that it draws, if it draws one; `mark`
+    is the colour that sets it off, if any."""
 
     id: str
     kind: Literal["network", "module", "structural", "region"]
@@ -73,6 +76,7 @@ class Cluster:
     outs: list[Value] = field(default_factory=list)
     note: str = ""
     params: int = 0
+    mark: str = ""
 
     def blocks(self) -> Iterator[Block]:
         """This cluster and everything in it, outermost first."""

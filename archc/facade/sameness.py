@@ -1,6 +1,6 @@
 """Do two networks compute the same? Run by torch on the same inputs, in float64 and in the networks' own formats.
 
-How a transform's contract is checked, and what `archc verify --same-function` proves. What counts as the same in float64
+How a contract is checked, and what `archc verify --same-function` proves. What counts as the same in float64
 is an error of at most `EXACT` of the largest output, or what rounding explains where the network itself is worse
 conditioned than that: `FACTOR` times what the old network moves when every weight is nudged by one unit in the last
 place. In float32 it is `FACTOR` times the same for that format.
@@ -30,7 +30,7 @@ _EPSILON = {"f64": 2.0**-53, "f32": 2.0**-24}
 
 @dataclass(frozen=True, slots=True)
 class OutputDifference:
-    """One output: `error` is the largest difference, `relative` that to the largest element of the old output, `allowed`
+    """One output: `error` is the largest difference, `relative` is it to the largest element of the old one, `allowed`
     what is (relative). `reason` says what is wrong besides: shapes, dtypes, places of NaN and infinities."""
 
     name: str
