@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from archc.facade.compile import build, compile, load_artifact, verify
     from archc.facade.export import export
     from archc.facade.model import Model, load, loads
+    from archc.facade.sameness import same_function
     from archc.facade.train import gallery, train
+    from archc.facade.transform import plan, transform
     from archc.ir.diagnostics import CompileError, Diagnostic
 
 __version__ = "0.1.0"
@@ -35,7 +37,10 @@ _HOMES = {
     "load": "archc.facade.model",
     "load_artifact": "archc.facade.compile",
     "loads": "archc.facade.model",
+    "plan": "archc.facade.transform",
+    "same_function": "archc.facade.sameness",
     "train": "archc.facade.train",
+    "transform": "archc.facade.transform",
     "verify": "archc.facade.compile",
 }
 
@@ -52,7 +57,10 @@ __all__ = [
     "load",
     "load_artifact",
     "loads",
+    "plan",
+    "same_function",
     "train",
+    "transform",
     "verify",
 ]
 

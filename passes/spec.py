@@ -67,12 +67,16 @@ def parse_transform(text: str) -> tuple[Transform[Any], Options]:
 
 def bind_options(transform: Transform[Any], arguments: Arguments) -> Options:
     """Options from the arguments of a call."""
-    op: OpDef[Any] = OpDef(transform.name, transform.doc, lambda call: "", transform.options)
-    bound = bind_op(op, arguments)
+    bound = bind_op(as_op(transform), arguments)
     if bound.name is not None:
         raise fail("E0204", f"`{transform.name}` has no argument `name`", bound.name_span)
     assert isinstance(bound.params, Options)
     return bound.params
+
+
+def as_op(transform: Transform[Any]) -> OpDef[Any]:
+    """What the language's checks of arguments take for an operator: a transform's name and options."""
+    return OpDef(transform.name, transform.doc, lambda call: "", transform.options)
 
 
 def _call(text: str) -> tuple[str, Arguments]:

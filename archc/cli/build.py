@@ -30,10 +30,13 @@ from archc.facade.tables import human
 from archc.ir.diagnostics import fail
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from archc.backends.artifact import Manifest
     from archc.facade.bench import Benchmark, Timing
     from archc.facade.model import Model
     from archc.facade.numerics import Verification
+    from archc.facade.sameness import Sameness
 
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="the file to write")]
 Compiled = Annotated[Path, typer.Argument(metavar="OUT", help="what `archc compile` wrote", show_default=False)]
@@ -166,23 +169,75 @@ def verify(
     settings: Set = None,
     dims: Dims = None,
     threads: Threads = None,
+    same_function: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD", help="compare FILE with this network instead: do both compute the same?"),
+    ] = None,
+    new_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="W2.safetensors", help="with --same-function: FILE's weights (--weights are OLD's)"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="X.npz", help="with --same-function: inputs by name (default: random)")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare compiled code with torch in float64: shapes, dtypes, NaN and infinities, errors.
 
     Exit 3 on a mismatch, with the first node that diverges. Sizes that are open are 2 for the batch and 7, or --dim.
+    With --same-function two networks are compared, in evaluation and in training; the exit code is for evaluation.
 
     Example: archc verify resnet18.archc --weights w.safetensors
+
+    Example: archc verify --same-function old.arch new.arch --weights old.safetensors --new-weights new.safetensors
     """
     from archc.facade.compile import verify as compare
 
     sizes = parse_dims(dims)
+    if same_function is not None:
+        found = _compared(same_function, what, weights, new_weights, data, seed, settings, sizes)
+        raise typer.Exit(_tell_sameness(found, as_json))
     result = compare(_either(what, settings), weights, target=target, seed=seed, sizes=sizes, threads=threads)
     if as_json:
         print_json(_finite(result.to_json()))
     else:
         _tell_verification(result)
     raise typer.Exit(0 if result.ok else 3)
+
+
+def _compared(
+    old: Path,
+    new: Path,
+    weights: Path | None,
+    new_weights: Path | None,
+    data: Path | None,
+    seed: int,
+    settings: list[str] | None,
+    sizes: Mapping[str, int],
+) -> list[Sameness]:
+    """The comparisons of two programs, in evaluation and in training."""
+    from archc.facade.compile import open_sizes
+    from archc.facade.sameness import same_function
+    from archc.facade.transform import read_data
+    from archc.facade.weights import resolve
+
+    one, two = open_model(old, settings), open_model(new, settings)
+    open_sizes(one.graph, sizes)
+    first, second = resolve(one.graph, weights, seed).arrays, resolve(two.graph, new_weights, seed).arrays
+    options: dict[str, Any] = {"seed": seed, "sizes": sizes, "inputs": data and read_data(one.graph, data)}
+    return [same_function(one.graph, two.graph, first, second, mode=mode, **options) for mode in ("eval", "train")]
+
+
+def _tell_sameness(found: Sequence[Sameness], as_json: bool) -> int:
+    """Print comparisons; the exit code."""
+    if as_json:
+        print_json(_finite([s.to_json() for s in found]))
+    else:
+        for s in found:
+            for o in s.outputs:
+                verdict = o.reason or ("the same" if o.ok else "DIFFERENT")
+                print(f"{s.mode}: {o.name}: relative error {o.relative:.2e} (allowed {o.allowed:.2e}) {verdict}")
+    return 0 if found[0].ok else 3
 
 
 def bench(

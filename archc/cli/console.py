@@ -58,6 +58,10 @@ def note(text: str, at: int = 0) -> None:
         print(text, file=sys.stderr)
 
 
+SPEC = "--pass "
+"""What stands before the text of a pass where a span names it as its file (`archc.passes.spec`)."""
+
+
 class StdoutError(Exception):
     """stdout does not take the results: nobody reads it any more (`archc summary … | head`), or its disk is full."""
 
@@ -111,6 +115,8 @@ def discard_stdout() -> None:
 
 def _source(file: str) -> str | None:
     """The text that a diagnostic points into; None for what cannot be read, or is too large to be a program."""
+    if file.startswith(SPEC):
+        return file.removeprefix(SPEC)
     try:
         path = Path(file)
         return path.read_text("utf-8-sig", errors="replace") if 0 < path.stat().st_size < MOST_SOURCE else None

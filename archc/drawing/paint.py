@@ -333,7 +333,7 @@ def title_shapes(cluster: Cluster, x: float) -> list[Shape]:
 
 
 def frame_stroke(cluster: Cluster) -> str:
-    return cluster.mark or "structural-frame" if cluster.kind in ("structural", "region") else "frame"
+    return cluster.mark or ("structural-frame" if cluster.kind in ("structural", "region") else "frame")
 
 
 def _badge(text: str, x: float, y: float) -> list[Shape]:

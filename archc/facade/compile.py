@@ -40,8 +40,8 @@ def compile(
 
     `model` is a Model or the path of an `.arch` file. `weights` are arrays by parameter name, a safetensors file, or
     what `archc.train` made; without them they are initialised from `seed`. `batch` fixes the batch axis, which is open
-    otherwise. `passes` run before the usual ones. With `out` the artifact is kept there. For a machine that is not this
-    one, `build` writes the file without loading it.
+    otherwise. `passes` run before the usual ones: cleanups, and transforms as in `archc.transform`. With `out` the
+    artifact is kept there. For a machine that is not this one, `build` writes the file without loading it.
 
     Raises: CompileError with every diagnostic.
 
@@ -88,7 +88,8 @@ def build(
     if batch is not None:
         model = fix_batch(model, batch)
     spec = parse_target(target, threads=threads or cores())
-    return _write(model, resolve(model.graph, weights, seed), out, spec, passes=passes, cache=cache)
+    model, origin, others = _changed(model, weights, seed, passes)
+    return _write(model, origin, out, spec, passes=others, cache=cache)
 
 
 def load_artifact(path: Path | str, *, device: Device = "auto", threads: int | None = None) -> Artifact:
@@ -172,7 +173,7 @@ def reference(artifact: Artifact, weights: Given = None) -> tuple[Graph, Origin]
         raise fail(
             "E0517",
             f"these are not the weights that `{manifest.name}` was compiled with",
-            help="give the same file, or compile again with this one",
+            help="give the same file (after transforms, what `archc transform --weights-out` writes), or compile again",
         )
     return model.graph, origin
 
@@ -231,18 +232,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def find_passes(specs: Sequence[str | Pass]) -> list[Pass]:
-    """Passes by name. Raises: CompileError E0401 for one that there is not."""
-    from archc.passes.pipeline import CLEANUP, INFERENCE
+def _changed(
+    model: Model, weights: Given, seed: int, passes: Sequence[str | Pass]
+) -> tuple[Model, Origin, Sequence[Pass]]:
+    """The network that transforms among the passes make of a model, its weights, and the other passes. What is compiled
+    is that network: the artifact holds its program. Without weights it is initialised from the seed, as if it had been
+    written so."""
+    from archc.facade.transform import transform
+    from archc.passes.spec import parse_pass
 
-    known = {p.name: p for p in (*CLEANUP, *INFERENCE)}
-    found = []
-    for spec in specs:
-        if isinstance(spec, str) and spec not in known:
-            help = did_you_mean(spec, known) or f"passes: {', '.join(known)}"
-            raise fail("E0401", f"there is no pass `{spec}`", help=help)
-        found.append(known[spec] if isinstance(spec, str) else spec)
-    return found
+    found = [parse_pass(p) if isinstance(p, str) else p for p in passes]
+    transforms = [p for p in found if p.find is not None]
+    others = [p for p in found if p.find is None]
+    origin = resolve(model.graph, weights, seed)
+    if not transforms:
+        return model, origin, others
+    made = transform(model, *transforms, weights=None if weights is None else origin.arrays, seed=seed)
+    if made.weights is None:
+        return made.model, resolve(made.model.graph, None, seed), others
+    return made.model, Origin(made.weights, origin.origin, origin.metadata), others
 
 
 def _write(
@@ -251,7 +259,7 @@ def _write(
     out: Path | str,
     spec: TargetSpec,
     *,
-    passes: Sequence[str | Pass] = (),
+    passes: Sequence[Pass] = (),
     cache: bool = True,
 ) -> Manifest:
     """The text that is kept is the program as elaborated: it stands alone, whatever was imported or set."""
@@ -267,7 +275,7 @@ def _write(
         source=model.text(),
         weights_origin=origin.origin,
         preprocessing=origin.preprocessing,
-        passes=(*find_passes(passes), *INFERENCE),
+        passes=(*passes, *INFERENCE),
     )
 
 
