@@ -68,14 +68,7 @@ def _fuse(edit: Rewiring, layers: Sequence[Node], names: set[str]) -> None:
     params = with_values(first.params, out=sum(sizes), init=None)
     new = edit.layer(first, first.operands[0], params, values, instead_of=layers, name=name)
     axis = new.output.type.rank - 1 if new.op is LINEAR else 1
-    parts = edit.graph.add(
-        SPLIT,
-        [new.output],
-        SPLIT.params(parts=sizes, axis=axis),
-        name=_free(f"{name}.split", names),
-        span=first.span,
-        trace=first.trace,
-    )
+    parts = edit.behind(new, SPLIT, SPLIT.params(parts=sizes, axis=axis), _free(f"{name}.split", names))
     for layer, part in zip(layers, parts.outputs, strict=True):
         layer.output.replace_all_uses(part, edit.graph)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from archc.ir.graph import Graph, Node, Parameter, Value
-from archc.ir.init import ZEROS
-from archc.ir.op import Params
+from archc.ir.op import Call, OpDef, Params, WeightSpec, bind
 from archc.ir.types import TensorType
 from archc.passes.manager import Weights
 
@@ -42,13 +41,14 @@ def weight(node: Node, role: str, weights: Weights) -> Array | None:
 class Rewiring:
     """New layers in the place of old ones, in one region of a network whose weights are known.
 
-    Values of weights are given in float64 and kept in the dtype in which those of the old ones were. `finish` puts the
-    nodes in order.
+    Values of weights are given in float64 and kept in the dtype in which those of the old ones were. A new layer
+    stands where that stood whose name it has: `finish` puts it there.
     """
 
     def __init__(self, graph: Graph, weights: Weights) -> None:
         self.graph, self.weights = graph, weights
         self._gone: list[Node] = []
+        self._stead: dict[Node, list[Node]] = {}
 
     def storable(self, values: Mapping[str, Array], like: Node) -> bool:
         """Are these weights finite numbers in the dtype of those of `like`?"""
@@ -69,20 +69,34 @@ class Rewiring:
     ) -> Node:
         """A layer of the op of `like` with these parameters and weights. It is called as `like`; `instead_of` (`like`
         among them) and their weights go."""
-        stored = self.weights[like.weights["weight"].name].dtype
-        kind = like.weights["weight"].type.dtype
-        kept = {r: p for r, p in like.weights.items() if r in values and p.shape == values[r].shape and not name}
+        old = like.weights["weight"]
+        stored, name = self.weights[old.name].dtype, name or like.name
+        specs = bind(like.op, Call(params, (x.type,))).weights
+        kept = {
+            role: parameter
+            for role, parameter in like.weights.items()
+            if role in specs
+            and parameter.shape == specs[role].type.shape
+            and _stays(parameter, specs[role], name, role)
+        }
         for node in instead_of:
             self.drop(node, kept.values())
-        name = name or like.name
-        taken = {role: f"{name}.{role}" for role in values if role not in kept and f"{name}.{role}" in self.weights}
-        for role, own in taken.items():  # a program may name its weights as it likes
-            while own in self.weights:
-                own += "_"
-            kept[role] = Parameter(own, TensorType(values[role].shape, kind), ZEROS)
+        for role, spec in specs.items():
+            own = f"{name}.{role}"
+            if role not in kept and own in self.weights:  # a program may name its weights as it likes
+                while own in self.weights:
+                    own += "_"
+                kept[role] = Parameter(own, TensorType(values[role].shape, old.type.dtype), spec.init)
         new = self.graph.add(like.op, [x], params, name=name, weights=kept, span=like.span, trace=like.trace)
+        self._stead[like] = [self.graph.nodes.pop()]
         for role, value in values.items():
             self.weights[new.weights[role].name] = value.astype(stored)
+        return new
+
+    def behind(self, node: Node, op: OpDef[Any], params: Params, name: str) -> Node:
+        """A node that reads a new layer, right behind it."""
+        new = self.graph.add(op, [node.output], params, name=name, span=node.span, trace=node.trace)
+        self._stead[node] = [node, self.graph.nodes.pop()]
         return new
 
     def drop(self, node: Node, kept: Iterable[Parameter] = ()) -> None:
@@ -97,9 +111,20 @@ class Rewiring:
         """Returns whether anything has changed."""
         if not self._gone:
             return False
+        self.graph.nodes = [new for old in self.graph.nodes for new in self._in_stead(old)]
         self.graph.erase(*self._gone)
-        self.graph.sort()
         return True
+
+    def _in_stead(self, node: Node) -> Iterator[Node]:
+        for new in self._stead.get(node, ()):
+            yield from [new] if new is node else self._in_stead(new)
+        if node not in self._stead:
+            yield node
+
+
+def _stays(parameter: Parameter, spec: WeightSpec, node: str, role: str) -> bool:
+    """Is the parameter what the op would make, or has the program named it?"""
+    return parameter.name != f"{node}.{role}" or parameter.init == spec.init
 
 
 def with_values(params: Params, **changes: Any) -> Params:

@@ -14,7 +14,6 @@ from archc.ir.graph import Graph
 from archc.passes.canonicalise import CANONICALISE
 from archc.passes.cse import CSE
 from archc.passes.dce import DCE
-from archc.passes.fold_batch_norm import FOLD_BATCH_NORM
 from archc.passes.fold_constants import FOLD_CONSTANTS
 from archc.passes.listing import listing
 from archc.passes.manager import Context, Pass, run_passes
@@ -171,96 +170,10 @@ def test_large_and_symbolic_constants_are_left_to_run_time() -> None:
     assert not run_passes(graph, [FOLD_CONSTANTS])[0].changed
 
 
-NORMED = {
-    "conv": "conv(8, kernel = 3, groups = 2, bias = false)",
-    "conv with a bias": "conv(8, kernel = 3, stride = 2)",
-    "conv_transpose": "conv_transpose(6, kernel = 3, stride = 2, groups = 2)",
-}
-
-
 def randomised(graph: Graph, seed: int = 0) -> dict[str, Any]:
     """Weights in which every scale, shift and statistic matters."""
     rng = np.random.default_rng(seed)
     return {name: rng.uniform(0.5, 1.5, p.shape) for name, p in graph.parameters().items()}
-
-
-@pytest.mark.parametrize("layer", NORMED.values(), ids=NORMED)
-@pytest.mark.parametrize("norm", ["batch_norm", "norm", "batch_norm(affine = false)", "batch_norm(bias = false)"])
-def test_batch_norm_folds_exactly_into_the_layer_before_it(layer: str, norm: str) -> None:
-    source = f"arch net()\ninput x: f32[N, 4, 5, 5]\noutput y: f32[N]\ny = x -> {layer} -> {norm} -> sum([1, 2, 3])\n"
-    graph = loads(source)
-    weights = randomised(graph)
-    x = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = outputs(graph, weights, x)
-    folded = dict(weights)
-    assert run_passes(graph, [FOLD_BATCH_NORM], Context(folded))[0].changed
-    assert [n.op.name for n in graph.nodes][1:] == ["sum"]
-    assert folded.keys() == graph.parameters().keys()
-    assert torch.allclose(outputs(graph, folded, x), expected, rtol=1e-12, atol=1e-12)
-    name = graph.nodes[0].weights["weight"].name
-    assert not np.allclose(folded[name], weights[name])  # it was the weights that took the norm up
-
-
-def test_batch_norm_folds_into_linear_of_rank_2_in_regions_and_in_the_weights_dtype() -> None:
-    source = """arch net()
-input x: f32[N, 8]
-output y: f32[N, 3]
-y = x -> exit(head = linear(3), rest = linear(16, bias = false) -> batch_norm -> relu -> linear(3), threshold = 2.0)
-"""
-    graph = loads(source)
-    weights = {k: v.astype(np.float32) for k, v in randomised(graph).items()}
-    x = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = outputs(graph, weights, x)
-    run_passes(graph, [FOLD_BATCH_NORM], Context(weights))
-    assert [n.op.name for n in graph.nodes[0].regions[1].nodes] == ["linear", "relu", "linear"]
-    assert {v.dtype for v in weights.values()} == {np.dtype(np.float32)}
-    assert torch.allclose(outputs(graph, weights, x), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "statements",
-    [
-        "let h = x -> conv(4, kernel = 3)\ny = sum(batch_norm(h) + h, [1, 2, 3])",  # read twice
-        "share c = conv(4, kernel = 3)\ny = x -> c -> batch_norm -> c -> sum([1, 2, 3])",  # weights used twice
-        "y = x -> conv(4, kernel = 3) -> relu -> batch_norm -> sum([1, 2, 3])",
-        "y = x -> batch_norm -> conv(4, kernel = 3) -> sum([1, 2, 3])",  # behind the norm, padding would differ
-        "y = x -> linear(5) -> batch_norm -> sum([1, 2, 3])",  # another axis
-    ],
-)
-def test_batch_norm_stays_where_folding_would_change_the_function(statements: str) -> None:
-    graph = loads(f"arch net()\ninput x: f32[N, 4, 5, 5]\noutput y: f32[N]\n{statements}\n")
-    assert not run_passes(graph, [FOLD_BATCH_NORM], Context(randomised(graph)))[0].changed
-
-
-def test_batch_norm_is_not_folded_for_training_or_without_weights() -> None:
-    graph = loads(
-        "arch net()\ninput x: f32[N, 4, 5]\noutput y: f32[N, 4, 5]\ny = x -> conv(4, kernel = 3) -> batch_norm\n"
-    )
-    for context in (Context(randomised(graph), training=True), Context()):
-        assert not run_passes(graph, [FOLD_BATCH_NORM], context)[0].changed
-
-
-def test_batch_norm_behind_one_of_several_results_stays() -> None:
-    graph = loads(
-        "arch net()\ninput x: f32[N, 4, 5]\noutput y: f32[N, 4, 2]\nlet v, i = x -> top_k(2)\ny = v -> batch_norm\n"
-    )
-    assert not run_passes(graph, [FOLD_BATCH_NORM], Context(randomised(graph)))[0].changed
-
-
-def test_the_folded_bias_takes_no_name_that_a_program_has_given() -> None:
-    source = """arch net()
-input x: f32[N, 4, 5]
-output y: f32[N, 4, 5]
-let h = x -> linear(5, name = "first", bias = "c.bias")
-y = h -> conv(4, kernel = 3, bias = false, name = "c") -> batch_norm
-"""
-    graph = loads(source)
-    weights = randomised(graph)
-    x = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = outputs(graph, weights, x)
-    run_passes(graph, [FOLD_BATCH_NORM], Context(weights))
-    assert graph.parameters().keys() == weights.keys() == {"first.weight", "c.bias", "c.weight", "c.bias_"}
-    assert torch.allclose(outputs(graph, weights, x), expected, rtol=1e-12, atol=1e-12)
 
 
 PROGRAMS = {
