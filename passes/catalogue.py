@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from archc.passes.gated import GATED_ATTENTION, GATED_CONV, GMLP
 from archc.passes.glu import GLU
 from archc.passes.low_rank import LOW_RANK
 from archc.passes.manager import Pass
@@ -19,6 +20,9 @@ _TRANSFORMS: tuple[Transform[Any], ...] = (
     LOW_RANK,
     REZERO,
     GLU,
+    GATED_ATTENTION,
+    GATED_CONV,
+    GMLP,
 )
 
 TRANSFORMS: Mapping[str, Transform[Any]] = {t.name: t for t in _TRANSFORMS}

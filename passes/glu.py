@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from archc.ir.graph import Graph, Node, Parameter, Value
+from archc.ir.graph import Graph, Node, Value
 from archc.ir.init import ONES
 from archc.ir.op import REGISTRY
 from archc.ir.ops.constants import CONSTANT, PARAMETER
 from archc.ir.ops.elementwise import ADD, MUL, SUB
-from archc.ir.types import TensorType
 from archc.passes.blocks import FeedForward, feed_forwards
 from archc.passes.editing import Editor
 from archc.passes.manager import Context, Contract
+from archc.passes.partners import Partners
 from archc.passes.transform import Options, Refusal, Site, Transform
 
 GATES = {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu", "swiglu": "silu", "bilinear": "identity"}
@@ -85,41 +85,22 @@ def _find(graph: Graph, options: GluOptions) -> Iterator[Site | Refusal]:
 
 
 def _apply(graph: Graph, sites: Sequence[Site], options: GluOptions, context: Context) -> None:
-    tied: dict[Parameter, dict[str, Parameter]] = {}
+    editor, partners = Editor(graph, graph, sites[0].anchor), Partners(context)
     for site in sites:
         block: FeedForward = site.found
-        how = recipe(block.activation, options.kind)
+        old, z = block.activation, block.up.output
+        how = recipe(old, options.kind)
         assert how is not None
-        e = Editor(graph, site.graph, site.anchor)
+        e = editor.beside(site.graph, old)
         if how.copy:
-            gate = e(REGISTRY[how.gate], block.up.output, name=how.gate)
+            gate = e(REGISTRY[how.gate], z, name=how.gate)
+            up = partners.copy(e, block.up, "up")
         else:  # a node of its own: all that reads the old one is to read the product
-            old = block.activation
-            gate = e(old.op, block.up.output, full_name=old.name, params=old.params)
+            gate = e(old.op, z, full_name=old.name, params=old.params)
+            up = partners.constant(e, block.up, "up", ONES)
         if options.expand:
-            gate = expanded(e, gate, None if how.copy else block.up.output)
-        up = up_layer(e, block, how, tied, context)
-        block.activation.output.replace_all_uses(e(MUL, gate, up, name="gated"), site.graph)
-
-
-def up_layer(
-    e: Editor, block: FeedForward, how: Recipe, tied: dict[Parameter, dict[str, Parameter]], context: Context
-) -> Value:
-    """The layer beside the gate's: a copy of it, or 0 x + 1. Blocks that share the gate's weights share these, too."""
-    first = block.up
-    known = tied.get(first.weights["weight"])
-    params = first.params if how.copy else first.params.model_copy(update={"bias": True, "init": "zeros"})
-    name = e.name("up")
-    weights = dict(known or {})
-    if not known and not how.copy:
-        weight = first.weights["weight"]
-        weights["bias"] = Parameter(f"{name}.bias", TensorType((block.hidden,), weight.type.dtype), ONES)
-    node = e.node(first.op, block.x, full_name=name, params=params, weights=weights)
-    tied[first.weights["weight"]] = node.weights
-    if how.copy and not known and context.weights is not None:
-        for role, parameter in node.weights.items():
-            context.store(parameter, context.value(first.weights[role]))
-    return node.output
+            gate = expanded(e, gate, None if how.copy else z)
+        old.output.replace_all_uses(e(MUL, gate, up.output, name="gated"), site.graph)
 
 
 def expanded(e: Editor, gate: Value, argument: Value | None) -> Value:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
+from transformed import TOKENS, applied
 
-from archc.backends.inputs import random_inputs
-from archc.facade.sameness import observer, same_function
+from archc.facade.sameness import same_function
 from archc.grammar.load import loads
 from archc.grammar.printer import print_graph
-from archc.ir.clone import clone
 from archc.ir.equal import structurally_equal
-from archc.ir.graph import Graph
-from archc.metanet.symmetry import random_weights
-from archc.passes.manager import Context, run_passes
+from archc.passes.manager import run_passes
 from archc.passes.spec import parse_pass
-
-HEAD = "arch net()\ninput x: f32[N, 5, 6]\noutput y: f32[N, 5, 6]\n"
 
 
 def block(activation: str = "silu", hidden: int = 8) -> str:
     body = f"layer_norm -> linear({hidden}) -> {activation} -> linear(6)"
-    return f"{HEAD}def ffn = residual({body})\ny = x -> ffn -> ffn\n"
+    return f"{TOKENS}def ffn = residual({body})\ny = x -> ffn -> ffn\n"
 
 
 IMAGE = """arch image()
@@ -31,19 +23,10 @@ input x: f32[N, 4, 5, 5]
 output y: f32[N, 4, 5, 5]
 y = x -> residual(batch_norm -> conv(8, kernel = 1, bias = false) -> hardswish -> dropout(0.2) -> conv(4, kernel = 1))
 """
-TIED = HEAD + "share ffn = linear(8) -> gelu -> linear(6)\ny = x -> ffn -> ffn\n"
+TIED = TOKENS + "share ffn = linear(8) -> gelu -> linear(6)\ny = x -> ffn -> ffn\n"
 ROUTED = (
-    HEAD + "y = x -> moe(router = linear(3), experts = copies(3, linear(8) -> silu -> linear(6)), top_k = 2)\n"
+    TOKENS + "y = x -> moe(router = linear(3), experts = copies(3, linear(8) -> silu -> linear(6)), top_k = 2)\n"
 )
-
-
-def applied(source: str, spec: str, at: Sequence[str] = ()) -> tuple[Graph, Graph, dict[str, Any], Context]:
-    """(old network, new one, the old one's weights, the context with the new one's)."""
-    old = loads(source)
-    new, weights = clone(old), random_weights(old, 0)
-    context = Context(dict(weights), wide=True, observe=observer(random_inputs(old, 0, None, "f64")))
-    run_passes(new, [parse_pass(spec, at)], context)
-    return old, new, weights, context
 
 
 @pytest.mark.parametrize(
@@ -67,13 +50,12 @@ def applied(source: str, spec: str, at: Sequence[str] = ()) -> tuple[Graph, Grap
     ],
 )
 def test_gated_blocks_compute_what_they_did(spec: str, source: str) -> None:
-    old, new, weights, context = applied(source, spec)
-    assert context.weights is not None
+    old, new, weights, changed = applied(source, spec)
     for mode in ("eval", "train"):
-        assert same_function(old, new, weights, context.weights, mode=mode).ok
+        assert same_function(old, new, weights, changed, mode=mode).ok
     assert structurally_equal(new, loads(print_graph(new))) is None
     assert any(n.op.name == "mul" for n in new.walk())
-    spoilt = dict(context.weights)
+    spoilt = dict(changed)
     name = next(n for n in spoilt if ".up." in f".{n}" and n.endswith("bias"))
     spoilt[name] = spoilt[name] + 0.1
     assert not same_function(old, new, weights, spoilt).ok
