@@ -54,6 +54,12 @@ class Editor:
         other._taken = self._taken
         return other
 
+    def beside(self, graph: Graph, origin: Node) -> Editor:
+        """An editor for another site that shares the names taken: for many sites, as a new one looks at all names."""
+        other = self.inside(graph, scope_of(origin.name))
+        other.origin = origin
+        return other
+
     def name(self, base: str) -> str:
         """A free name in the editor's scope."""
         full = f"{self.prefix}.{base}" if self.prefix else base

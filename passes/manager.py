@@ -42,6 +42,7 @@ class Context:
     seed      of whatever a pass draws
     wide      keep floats as float64, whatever the parameter's dtype: how exactness is measured
     observe   runs the network on sample data, for passes that fit something; None: there are no data
+    data      are the sample data given ones? If not they are random inputs, which tell little of what real ones are like
     applied   (spec, sites found) of each transform that has run
     measured  what passes have measured of themselves, by site: errors of fits and the like
     """
@@ -51,6 +52,7 @@ class Context:
     seed: int = 0
     wide: bool = False
     observe: Observe | None = None
+    data: bool = True
     applied: list[tuple[str, Any]] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
 

@@ -153,7 +153,8 @@ def transform(
     context = Context(seed=seed)
     if weights is not None:
         given = dict(resolve(model.graph, weights, seed).arrays)
-        context = Context(_wide(given), seed=seed, wide=True, observe=_observer(model.graph, inputs, seed))
+        observe = _observer(model.graph, inputs, seed)
+        context = Context(_wide(given), seed=seed, wide=True, observe=observe, data=inputs is not None)
     steps = []
     for step in chosen:
         steps.append(_run(step, graph, context))
