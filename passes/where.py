@@ -72,13 +72,13 @@ def parse_term(term: str) -> Test:
     if word == "not" and rest:
         inner = parse_term(rest)
         return lambda graph, anchor, nodes: not inner(graph, anchor, nodes)
-    if word in ("layers", "layer"):
+    if word in ("layers", "layer") and rest:
         return _layers(term, rest)
-    if word == "op":
+    if word == "op" and rest:
         if rest not in REGISTRY:
             raise _unreadable(term, f"there is no operator `{rest}`", did_you_mean(rest, REGISTRY))
         return lambda graph, anchor, nodes: any(n.op.name == rest for n in (anchor, *nodes))
-    if word in ("params", "flops"):
+    if word in ("params", "flops") and rest:
         return _size(term, word, rest)
     if _PATH.fullmatch(term):
         return _path(term)
@@ -100,7 +100,7 @@ def _path(pattern: str) -> Test:
 def _layers(term: str, rest: str) -> Test:
     found = re.fullmatch(r"(\d+)(?:\s*\.\.\s*(\d+))?", rest)
     if found is None:
-        raise _unreadable(term, "numbers are missing", "as `layers 4..8`, or `layers 4`")
+        raise _unreadable(term, f"`{rest}` are no numbers", "as `layers 4..8`, or `layers 4`")
     first, last = int(found[1]), int(found[2] or found[1])
     if first > last:
         raise _unreadable(term, "the first number is above the last", "as `layers 4..8`, or `layers 4`")
