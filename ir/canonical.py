@@ -188,7 +188,11 @@ class _Canonicaliser:
         text = self.texts.get(node)
         if text is None:
             spelled = node.op.spelled(node.call, node.bound) if node.op.spelled is not None else {}
-            written = {name: getattr(node.params, name) for name in type(node.params).model_fields}
+            written = {
+                name: value
+                for name, info in type(node.params).model_fields.items()
+                if (value := getattr(node.params, name)) != info.default or name not in node.params.added
+            }
             text = self.texts[node] = ",".join(f"{k}={self.field(v)!r}" for k, v in {**written, **spelled}.items())
         return text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 class Params(BaseModel):
-    """The parameters of an op, validated where they enter: `conv(64, kernel = 3)`. Lists arrive as tuples."""
+    """The parameters of an op, validated where they enter: `conv(64, kernel = 3)`. Lists arrive as tuples.
+
+    `added` names parameters that an op got later: at their default they are no part of a network's hash, so that what
+    was written before keeps its own.
+    """
+
+    added: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, defer_build=True)
 

@@ -145,7 +145,7 @@ class _Writer:
         self.used = set(_RESERVED) | set(HELPERS)
         self.inputs: Mapping[Value, str] = {}
         self.prologue: dict[str, str] = {}  # what forward binds first: name -> expression
-        self.with_aux = any(n.op.name in ("moe", "exit") for n in graph.walk())
+        self.with_aux = any(n.op.name in ("moe", "skip", "exit") for n in graph.walk())
         self.symbols: dict[str, str] = {}
         for name in sorted({s for g in graph.graphs() for v in _values(g) for s in v.type.symbols}):
             self.symbols[name] = self.fresh(name)
@@ -192,7 +192,7 @@ class _Writer:
                 f"{INDENT}return self.compute(None{names})",
                 "",
                 f"def forward_with_aux(self{arguments}) -> tuple[{result}, dict[str, Tensor]]:",
-                f'{INDENT}"""The outputs, and what training adds: `loss/…` scalars and `exit/…` logits."""',
+                f'{INDENT}"""The outputs, and what training looks at: `loss/…` scalars, `exit/…` logits, `stat/…`."""',
                 f"{INDENT}aux: dict[str, Tensor] = {{}}",
                 f"{INDENT}return self.compute(aux{names}), aux",
                 "",

@@ -48,7 +48,12 @@ class ArchModule(nn.Module):
 
     def forward_with_aux(self, *inputs: Tensor) -> tuple[Outputs, dict[str, Tensor]]:
         """The outputs, and what training adds: `loss/NODE.balance` and the like (scalars, to be added to the loss as
-        they are) and `exit/NODE` (the logits of an early exit, to be judged like the output)."""
+        they are) and `exit/NODE` (the logits of an early exit, to be judged like the output).
+
+        Beside these, how rows went, in training and in evaluation, without gradients: `stat/NODE.open`, the share of
+        open gates, `stat/NODE.left`, the share that left at an exit, of `stat/NODE….rows` rows; of a mixture
+        `stat/NODE.load` [experts], the share of rows that each computes, and `stat/NODE.entropy` of its scores.
+        """
         return self(*inputs), {}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

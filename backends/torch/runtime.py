@@ -235,6 +235,46 @@ def add_loss(aux: dict[str, Tensor], key: str, value: Tensor) -> None:
 
 
 @helper
+def ranked(x: Tensor, dim: int) -> Tensor:
+    """The indices that sort x, largest first; the first among equals comes first."""
+    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK prefers the first among equals
+        return x.sort(dim=dim, descending=True).indices
+    return x.argsort(dim=dim, descending=True, stable=True)
+
+
+@helper
+def choose_experts(
+    logits: Tensor, top_k: int, normalize: bool, *, score: str, routing: str, capacity: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which experts get which rows: scores [R, E], gates [R, E] and whether an expert is chosen (bool).
+
+    Rows choose the top_k experts, or experts choose rows (arXiv:2202.09368), with the scores softmax or sigmoid. Gates
+    that sum to 1 over the chosen are the softmax of logarithms of scores, in which nothing underflows.
+    """
+    logs = F.logsigmoid(logits) if score == "sigmoid" else torch.log_softmax(logits, dim=-1)
+    if routing == "token":
+        index = ranked(logits, -1)[:, :top_k]
+        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, True)
+    else:
+        assert capacity is not None
+        place = ranked(logits if score == "sigmoid" else logs, 0).argsort(dim=0)  # of each row, for each expert
+        chosen = place < capacity * logits.shape[0] * top_k / logits.shape[1]
+    scores = logs.exp()
+    gates = scores
+    if normalize:  # not infinite: of a row that no expert chose, gradients would be NaN
+        gates = torch.softmax(torch.where(chosen, logs, torch.finfo(logs.dtype).min), dim=-1)
+    return scores, torch.where(chosen, gates, 0), chosen
+
+
+@helper
+def add_share(aux: dict[str, Tensor] | None, key: str, which: Tensor | float, rows: int) -> None:
+    """Note a share, the mean of `which`, and how many rows it is a share of; no part of any loss."""
+    if aux is not None and rows:
+        share = which.detach().float().mean() if isinstance(which, Tensor) else torch.tensor(which)
+        aux[f"stat/{key}"], aux[f"stat/{key}.rows"] = share, torch.tensor(float(rows))
+
+
+@helper
 def moe(
     x: Tensor,
     captures: tuple[Tensor, ...],
@@ -249,35 +289,45 @@ def moe(
     noise: float = 0.0,
     balance: float = 0.0,
     z_loss: float = 0.0,
+    score: str = "softmax",
+    routing: str = "token",
+    temperature: float = 1.0,
     aux: dict[str, Tensor] | None = None,
     key: str = "",
 ) -> Tensor:
-    """A mixture of experts (arXiv:1701.06538): softmax over all experts, then the top_k of them, weighted.
+    """A mixture of experts (arXiv:1701.06538): what the chosen experts make of each row, weighted by their gates.
 
     A row is a token (x without its last axis) or a sample, as the router's logits have it. With a capacity each expert
     takes the first rows that chose it and drops the others. Run eagerly, an expert computes its own rows only; traced
     (compiled or exported), where shapes must not depend on values, every expert computes all rows and a mask selects.
     The numbers are the same unless an expert mixes rows, as a batch norm in training does.
+
+    `aux` gets losses, and of the routing `stat/KEY.load` [E], the share of rows that each expert computes, and
+    `stat/KEY.entropy`, that of a row's scores: 1 when they are equal, 0 when one expert has them all.
     """
     logits = router(x, *captures)
     batch = logits.shape[:-1]
     rows, logits = x.flatten(0, len(batch) - 1), logits.flatten(0, len(batch) - 1)
     if training and noise:
         logits = logits + noise * torch.randn_like(logits)
-    probabilities = torch.softmax(logits, dim=-1)  # [R, E]
-    top, index = probabilities.topk(top_k, dim=-1)
-    if normalize:
-        top = top / top.sum(dim=-1, keepdim=True)
-    weights = torch.zeros_like(probabilities).scatter(-1, index, top)
-    chosen = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, index, True)
-    if aux is not None and balance:  # E * sum_e f_e P_e, which is 1 when all is balanced (arXiv:2101.03961, eq. 4)
-        share = chosen.to(logits.dtype).mean(dim=0) / top_k
-        add_loss(aux, f"loss/{key}.balance", balance * len(experts) * (share * probabilities.mean(dim=0)).sum())
+    scores, weights, chosen = choose_experts(
+        logits / temperature, top_k, normalize, score=score, routing=routing, capacity=capacity
+    )
+    shares = scores / scores.sum(dim=-1, keepdim=True) if score == "sigmoid" else scores
+    if aux is not None and balance and routing == "token":
+        load = chosen.to(logits.dtype).mean(dim=0) / top_k
+        # E * sum_e f_e P_e, which is 1 when all is balanced (arXiv:2101.03961, eq. 4)
+        add_loss(aux, f"loss/{key}.balance", balance * len(experts) * (load * shares.mean(dim=0)).sum())
     if aux is not None and z_loss:
         add_loss(aux, f"loss/{key}.z", z_loss * torch.logsumexp(logits, dim=-1).square().mean())
-    if capacity is not None:  # the p-th row of an expert stays when p <= ceil(limit)
+    if capacity is not None and routing == "token":  # the p-th row of an expert stays when p <= ceil(limit)
         limit = capacity * rows.shape[0] * top_k / len(experts)
         chosen = chosen & (chosen.cumsum(dim=0) < limit + 1)
+    if aux is not None and rows.shape[0]:
+        sure = shares.detach().clamp_min(torch.finfo(shares.dtype).tiny)
+        aux[f"stat/{key}.load"] = chosen.float().mean(dim=0)
+        aux[f"stat/{key}.entropy"] = -(sure * sure.log()).sum(dim=-1).float().mean() / math.log(max(2, len(experts)))
+        aux[f"stat/{key}.load.rows"] = aux[f"stat/{key}.entropy.rows"] = torch.tensor(float(rows.shape[0]))
     total = None if shared is None else shared(rows, *captures)
     dense = torch.compiler.is_compiling() or rows.shape[0] == 0
     for e, expert in enumerate(experts):
@@ -293,7 +343,7 @@ def moe(
             total = total.index_add(0, mine, found)
         else:  # not a product with 0, which would let the NaN of a row that was not chosen through
             total = total + torch.where(chosen[:, e].view(wide), found, 0)
-    assert total is not None  # each of the rows chose an expert
+    assert total is not None  # rows choose an expert, or experts choose a row
     return torch.unflatten(total, 0, batch)
 
 
@@ -309,33 +359,38 @@ def skip(
     threshold: float,
     training: bool,
     kept: int | None = None,
+    cost: float = 0.0,
+    target: float = 0.0,
+    aux: dict[str, Tensor] | None = None,
+    key: str = "",
 ) -> Tensor:
     """body(x) where the gate is open, else x; of each sample, or of each token of [N, T, C].
 
     Training mixes `g * body(x) + (1 - g) * x`; a hard gate is 0 or 1 there and has the gradient of g (straight
     through). `kept` tokens, those with the largest gates, reach the body in their order when there is a budget.
+    `cost` times the mean of what the body is weighed with, as far as it exceeds `target`, is a loss.
     """
     g = gate(x, *captures)
     g = g.reshape(*x.shape[: 1 + by_token], *[1] * (x.dim() - 1 - by_token))
+    is_open = g > threshold
+    mixed = training or not hard
+    weight = is_open.to(g.dtype) + (g - g.detach()) if hard and training else g
+    if aux is not None and training and cost:
+        add_loss(aux, f"loss/{key}.cost", cost * torch.relu(weight.mean() - target))
     if kept is not None:
-        scores = g.squeeze(-1)
-        if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK prefers the first among equals
-            order = scores.sort(dim=1, descending=True).indices
-        else:
-            order = scores.argsort(dim=1, descending=True, stable=True)
-        best = order[:, :kept].sort(dim=1).values
+        best = ranked(g.squeeze(-1), 1)[:, :kept].sort(dim=1).values
         index = best.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         chosen = x.gather(1, index)
+        add_share(aux, f"{key}.open", best.shape[1] / max(1, x.shape[1]), x.shape[0])
         found = body(chosen, *captures)
-        if training or not hard:
+        if mixed:
             g = g.gather(1, best.unsqueeze(-1))
-            g = 1 + g - g.detach() if hard else g
+            g = 1 + (g - g.detach()) if hard else g
             found = g * found + (1 - g) * chosen
         return x.scatter(1, index, found)
-    if training or not hard:
-        g = (g > threshold).to(g.dtype) + g - g.detach() if hard else g
-        return g * body(x, *captures) + (1 - g) * x
-    is_open = g > threshold
+    add_share(aux, f"{key}.open", is_open if hard else g, x.shape[0])
+    if mixed:
+        return weight * body(x, *captures) + (1 - weight) * x
     if by_token or torch.compiler.is_compiling():
         return torch.where(is_open, body(x, *captures), x)
     rows = is_open.flatten().nonzero().squeeze(1)
@@ -359,9 +414,7 @@ def early_exit(
 
     Training returns the rest's for all, and puts the head's into `aux`.
     """
-    if training:
-        if aux is not None:
-            aux[f"exit/{key}"] = head(x, *captures)
+    if training and aux is None:
         return rest(x, *captures)
     logits = head(x, *captures)
     probabilities = torch.softmax(logits, dim=-1)
@@ -374,6 +427,11 @@ def early_exit(
         entropy = -(probabilities * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
         sure = 1 - entropy / math.log(logits.shape[-1])
     leaves = sure >= threshold
+    add_share(aux, f"{key}.left", leaves, x.shape[0])
+    if training:
+        if aux is not None:
+            aux[f"exit/{key}"] = logits
+        return rest(x, *captures)
     if torch.compiler.is_compiling():
         return torch.where(leaves.unsqueeze(-1), logits, rest(x, *captures))
     rows = (~leaves).nonzero().squeeze(1)

@@ -7,7 +7,7 @@ own. A region's inputs are its formals, then what the node captures from outside
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -70,13 +70,21 @@ def _rows_flops(region: Graph, rows: Dim) -> Dim:
 
 
 class MoeParams(Params):
-    """Softmax over all experts, then the `top_k` largest, which sum to 1 again when `normalize`.
+    """Gates are the scores of the `top_k` experts with the largest ones; they sum to 1 when `normalize`.
 
-    capacity  at most ceil(capacity · rows · top_k / experts) rows for each expert; later rows lose it. None: no limit
-    noise     standard deviation of the noise on logits in training
-    balance   weight of the load-balancing loss, z_loss that of the mean squared log-sum-exp of the logits
-    shared    the last region is an expert that sees every row, added to what the others give
+    score        "softmax" of the logits over all experts, or the "sigmoid" of each
+    routing      "token": each row chooses top_k experts; "expert": each expert chooses the rows with the largest
+                 scores, ceil(capacity · rows · top_k / experts) of them, so a row may have more experts or none
+    temperature  divides the logits
+    capacity     at most ceil(capacity · rows · top_k / experts) rows for each expert; later rows lose it. None: no
+                 limit
+    noise        standard deviation of the noise on logits in training
+    balance      weight of the load-balancing loss (none is needed where experts choose), z_loss that of the mean
+                 squared log-sum-exp of the logits
+    shared       the last region is an expert that sees every row, added to what the others give
     """
+
+    added: ClassVar = frozenset({"score", "routing", "temperature"})
 
     top_k: PositiveInt
     normalize: bool = True
@@ -85,6 +93,9 @@ class MoeParams(Params):
     balance: NonNegativeFloat = 0.01
     z_loss: NonNegativeFloat = 0.0
     shared: bool = False
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    routing: Literal["token", "expert"] = "token"
+    temperature: PositiveFloat = 1.0
 
 
 def moe_regions(call: Call[MoeParams]) -> tuple[Graph, tuple[Graph, ...], Graph | None]:
@@ -108,6 +119,10 @@ def _moe_letters(call: Call[MoeParams]) -> tuple[list[str], list[str]]:
 def _moe_line(call: Call[MoeParams]) -> str:
     rows, kept = _moe_letters(call)
     _check_moe(call)
+    if call.params.routing == "expert":  # a row is compared with the others
+        rows = [f"{letter}~" for letter in rows]
+    elif call.params.capacity is not None:  # the first rows are served first
+        rows = [f"{letter}!" for letter in rows]
     made = results("moe", moe_regions(call)[1][0])[0]
     return f"{_tensor('x', call.types[0], [*rows, *kept])} -> {_tensor('', made, [*rows, *_axes('o', made.rank - 1)])}"
 
@@ -131,6 +146,14 @@ def _check_moe(call: Call[MoeParams]) -> None:
             f"`top_k` of `moe` needs to be at most {len(experts)}, the number of experts",
             label=f"found top_k = {call.params.top_k}",
             blame="top_k",
+        )
+    if call.params.routing == "expert" and call.params.capacity is None:
+        raise BindError(
+            "E0311",
+            'experts that choose rows, `routing = "expert"` of `moe`, need a `capacity`: how many they choose',
+            label="found no capacity",
+            blame="routing",
+            help="`capacity = 1.0` gives each row `top_k` experts on average",
         )
     made = results("moe", experts[0])[0]
     for expert in (*experts, *([shared] if shared else [])):
@@ -156,7 +179,8 @@ def _moe_lines(call: Call[MoeParams]) -> Sequence[str]:
 
 
 def _moe_flops(call: Call[MoeParams], bound: Bound) -> Dim:
-    """Every row goes to top_k experts; balanced, each of E experts sees the same share of them."""
+    """Every row goes to top_k experts; balanced, each of E experts sees the same share of them. Experts that choose
+    take as many rows as their capacity says."""
     router, experts, shared = moe_regions(call)
     lead, _ = _moe_letters(call)
     rows: Dim = 1
@@ -164,7 +188,12 @@ def _moe_flops(call: Call[MoeParams], bound: Bound) -> Dim:
         rows = rows * bound.size(Letter(letter))
     flops = graph_flops(router) + rows * (14 * len(experts) + 3 * call.params.top_k)
     # rows do not meet in an expert, so its cost is linear in them: the mean over experts of the cost of all rows
-    flops = flops + total(_rows_flops(expert, rows * call.params.top_k) for expert in experts) // len(experts)
+    served = rows * call.params.top_k
+    if call.params.routing == "expert":
+        assert call.params.capacity is not None
+        share = round(1000 * call.params.capacity)  # a dimension is made of whole numbers
+        served = served * share // 1000
+    flops = flops + total(_rows_flops(expert, served) for expert in experts) // len(experts)
     return flops + (_rows_flops(shared, rows) if shared is not None else 0)
 
 
@@ -181,7 +210,9 @@ MOE = register(
         region_lines=_moe_lines,
         example="moe(router = linear(4), experts = copies(4, linear(8)), top_k = 2)",
         category="structural",
-        paper="Shazeer et al. 2017, arXiv:1701.06538; balance: Fedus et al. 2021, arXiv:2101.03961",
+        paper="Shazeer et al. 2017, arXiv:1701.06538; balance: Fedus et al. 2021, arXiv:2101.03961; experts that "
+        "choose: Zhou et al. 2022, arXiv:2202.09368; sigmoid scores: DeepSeek-AI 2024, arXiv:2412.19437; temperature: "
+        "Nie et al. 2021, arXiv:2112.14397",
     )
 )
 
@@ -190,11 +221,19 @@ MOE = register(
 
 
 class SkipParams(Params):
-    """`budget` is the share of tokens that the body sees: those with the largest gate, in their order."""
+    """What opens a gate, and what keeps it from staying open.
+
+    budget  the share of tokens that the body sees: those with the largest gate, in their order
+    cost    weight of the mean gate in the training loss, so that gates learn to close; `target` of it is free
+    """
+
+    added: ClassVar = frozenset({"cost", "target"})
 
     mode: Literal["hard", "soft"] = "hard"
     threshold: float = 0.5
     budget: float | None = Field(default=None, gt=0, le=1)
+    cost: NonNegativeFloat = 0.0
+    target: float = Field(default=0.0, ge=0, le=1)
 
 
 def skip_by_token(call: Call[SkipParams]) -> bool:
@@ -224,6 +263,13 @@ def _skip_line(call: Call[SkipParams]) -> str:
             blame=gate,
             operands=[0],
             help="let the gate keep the token axis: `gate = linear(1) -> sigmoid`",
+        )
+    if call.params.budget is not None and call.params.cost:
+        raise BindError(
+            "E0311",
+            "`skip` takes a `budget` or a `cost`: a budget says how much is computed, a cost lets training find out",
+            label=f"found budget = {call.params.budget:g} and cost = {call.params.cost:g}",
+            blame="cost",
         )
     _same("skip", body, body.inputs[0].type)
     if call.params.budget is not None:

@@ -43,6 +43,7 @@ PARTNERS = {  # values that can only change together with others
     ("kan", "groups"): {"basis": "grkan", "groups": 2},
     ("prelu", "num_parameters"): None,  # the size of the axis, or 1: another example, not another value
     ("moe", "shared"): None,  # says which regions there are: another graph, not another value
+    ("moe", "routing"): {"capacity": 1.0},
     ("tied_linear", "out"): None,  # read off the shared weight
     ("parameter", "dtype"): {"dtype": "f16"},
     ("buffer", "dtype"): {"dtype": "f16"},

@@ -27,9 +27,8 @@ def _(n: TorchNode) -> str:
     shared = f", {n.region(count, 'shared')}" if n.p.shared else ""
     options = f"top_k={n.p.top_k}, normalize={n.p.normalize}, training=self.training"
     options += _options(n, {"capacity": None, "noise": 0.0, "balance": 0.0, "z_loss": 0.0})
-    if n.p.balance or n.p.z_loss:
-        options += f", aux=aux, key={n.key}"
-    return f"moe({n.x}, {tuple_text(n.captures)}, {router}, {experts}{shared}, {options})"
+    options += _options(n, {"score": "softmax", "routing": "token", "temperature": 1.0})
+    return f"moe({n.x}, {tuple_text(n.captures)}, {router}, {experts}{shared}, {options}, aux=aux, key={n.key})"
 
 
 @lowering("skip")
@@ -41,6 +40,7 @@ def _(n: TorchNode) -> str:
         share = Fraction(repr(n.p.budget))  # in whole numbers: 0.29 * 100 in floats is below 29
         tokens = f"{n.x}.shape[1] * {share.numerator} // {share.denominator}"
         options += f", kept=max(1, {tokens})"
+    options += _options(n, {"cost": 0.0, "target": 0.0}) + f", aux=aux, key={n.key}"
     return f"skip({n.x}, {tuple_text(n.captures)}, {gate}, {body}, {options})"
 
 

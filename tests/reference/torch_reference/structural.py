@@ -21,25 +21,49 @@ def _moe(p: Params, xs: list[Tensor], w: Weights, regions: Sequence[Region]) -> 
     (logits,) = router(x)
     kept = x.ndim - (logits.ndim - 1)  # how many axes of x an expert sees: the last, or all but the first
     rows, lead = x.flatten(0, logits.ndim - 2), logits.shape[:-1]
-    weights = softmax(logits.reshape(len(rows), -1), -1)
+    logits = logits.reshape(len(rows), -1) / p["temperature"]
+    scores = (softmax(logits, -1) if p["score"] == "softmax" else 1 / (1 + torch.exp(-logits))).tolist()
     assert rows.ndim == kept + 1
-    room = [math.inf] * len(experts)
-    if p["capacity"] is not None:
-        room = [math.ceil(p["capacity"] * len(rows) * p["top_k"] / len(experts))] * len(experts)
+    chosen = _by_experts(p, scores) if p["routing"] == "expert" else _by_rows(p, scores)
     made = []
-    for row, weight in zip(rows.split(1), weights.tolist(), strict=True):
-        chosen = sorted(range(len(experts)), key=lambda e, weight=weight: -weight[e])[: p["top_k"]]
-        share = sum(weight[e] for e in chosen) if p["normalize"] else 1.0
-        parts = [experts[e](row)[0] * 0.0 for e in chosen]
-        for i, e in enumerate(chosen):
-            if room[e] > 0:
-                room[e] -= 1
-                parts[i] = experts[e](row)[0] * (weight[e] / share)
+    for row, score, (weighed, served) in zip(rows.split(1), scores, chosen, strict=True):
+        share = sum(score[e] for e in weighed) if p["normalize"] else 1.0
+        parts = [experts[0](row)[0] * 0.0]
+        parts += [experts[e](row)[0] * (score[e] / share) for e in served]
         if shared is not None:
             parts += shared(row)
         made.append(torch.stack(parts).sum(0))
     result = torch.cat(made)
     return result.reshape(*lead, *result.shape[1:])
+
+
+def _room(p: Params, rows: int, experts: int) -> float:
+    """How many rows an expert takes."""
+    return math.inf if p["capacity"] is None else math.ceil(p["capacity"] * rows * p["top_k"] / experts)
+
+
+def _by_rows(p: Params, scores: list[list[float]]) -> list[tuple[list[int], list[int]]]:
+    """Each row chooses experts: (those among which weights are shared out, those that have room for it)."""
+    taken = [0] * len(scores[0])
+    found = []
+    for score in scores:
+        best = sorted(range(len(score)), key=lambda e, score=score: -score[e])[: p["top_k"]]
+        served = [e for e in best if taken[e] < _room(p, len(scores), len(score))]
+        for e in served:
+            taken[e] += 1
+        found.append((best, served))
+    return found
+
+
+def _by_experts(p: Params, scores: list[list[float]]) -> list[tuple[list[int], list[int]]]:
+    """Each expert chooses rows."""
+    count = len(scores[0])
+    takes = [
+        sorted(range(len(scores)), key=lambda r, e=e: -scores[r][e])[: int(_room(p, len(scores), count))]
+        for e in range(count)
+    ]
+    served = [[e for e in range(count) if r in takes[e]] for r in range(len(scores))]
+    return [(experts, experts) for experts in served]
 
 
 @reference("skip")
