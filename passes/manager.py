@@ -42,7 +42,7 @@ class Context:
     seed      of whatever a pass draws
     wide      keep floats as float64, whatever the parameter's dtype: how exactness is measured
     observe   runs the network on sample data, for passes that fit something; None: there are no data
-    data      are the sample data given ones? If not they are random inputs, which tell little of what real ones are like
+    data      are the sample data given ones? If not they are random inputs, which tell little of real ones
     applied   (spec, sites found) of each transform that has run
     measured  what passes have measured of themselves, by site: errors of fits and the like
     """
