@@ -1,4 +1,4 @@
-"""How much of what gates skip is saved: latency of compiled networks with gated blocks, against the share that is skipped.
+"""How much of what gates skip is saved: latency of networks with gated blocks, against the share that is skipped.
 
     python benchmarks/skip_latency.py [--threads 1] [--rounds 15] [--json out.json] [--plot out.png] [NET ...]
 
@@ -18,6 +18,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ Arrays = dict[str, Any]
 
 
 def network(name: str, batch: int) -> Model:
-    return load(NETS / f"{name}.arch", dims={"N": batch} | ({"T": 128} if "encoder" in name else {}), **DEPTH.get(name, {}))
+    return load(
+        NETS / f"{name}.arch", dims={"N": batch} | ({"T": 128} if "encoder" in name else {}), **DEPTH.get(name, {})
+    )
 
 
 def draw_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -100,8 +103,9 @@ def executed(model: Model, opened: np.ndarray) -> int:
     return total
 
 
-def outputs(artifact: Any, name: str, parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([next(iter(artifact.run({name: part}).values())) for part in parts])
+def outputs(artifact: Any, name: str, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """The first output for all parts, one after the other."""
+    return [next(iter(artifact.run({name: part}).values())) for part in parts]
 
 
 def clock(run: Callable[[], object], seconds: float) -> float:
@@ -130,7 +134,7 @@ def measure(case: str, batch: int, threads: int, rounds: int, seconds: float) ->
         weights, judged, opened = calibrate(whole, inputs, rate)
         assert abs(1 - opened.mean() - rate) < 1e-9
         runners[rate] = compile_model(fixed, weights=weights, threads=threads)
-        found = outputs(runners[rate], name, parts)
+        found = np.concatenate(outputs(runners[rate], name, parts))
         error = float(np.abs(found - judged).max() / np.abs(judged).max())
         assert error < 1e-4, f"{case} batch {batch} rate {rate}: outputs are off by {error}"
         facts[rate] = {"error": error, "allowed": dense_flops / executed(whole, opened)}
@@ -138,8 +142,7 @@ def measure(case: str, batch: int, threads: int, rounds: int, seconds: float) ->
     for turn in range(rounds):
         order = list(runners)
         for key in order[turn % len(order) :] + order[: turn % len(order)]:
-            artifact = runners[key]
-            times[key].append(clock(lambda: [artifact.run({name: part}) for part in parts], seconds) / len(parts))
+            times[key].append(clock(partial(outputs, runners[key], name, parts), seconds) / len(parts))
     rows = []
     base = np.array(times[None])
     for rate in RATES:

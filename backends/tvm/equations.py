@@ -159,6 +159,16 @@ def take_rows(x: te.Tensor, order: te.Tensor, starts: te.Tensor, destination: in
     return te.compute((count, *x.shape[1:]), lambda i, *at: x(order(starts(destination) + i), *at), name="take_rows")
 
 
+def takes_none(counts: te.Tensor, slot: te.Tensor) -> te.Tensor:
+    """Whether no row goes to the only destination."""
+    return te.compute((), lambda: counts(0) <= 0, name="takes_none")
+
+
+def takes_all(counts: te.Tensor, slot: te.Tensor) -> te.Tensor:
+    """Whether all rows go to the only destination. `slot` tells how many there are."""
+    return te.compute((), lambda: counts(0) >= slot.shape[0], name="takes_all")
+
+
 def scatter_rows(found: te.Tensor, slot: te.Tensor, x: te.Tensor) -> te.Tensor:
     """Row r of `found` in the place that slot [R, 1] says, or row r of x where it says none."""
 

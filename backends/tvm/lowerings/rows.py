@@ -6,15 +6,19 @@ numbers and saves nothing, but a GPU would have to be waited for to learn how ma
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax, tirx
 
 from archc.backends.tvm import equations
 from archc.backends.tvm.equations import APART
-from archc.backends.tvm.lower import TvmNode
+from archc.backends.tvm.lower import Lowerer, TvmNode
 from archc.ir.dims import symbols
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, Value
+from archc.ir.ops.convolution import CONV, CONV_TRANSPOSE
+from archc.ir.types import NUMPY_NAMES, TensorType
 
 op = relax.op
 
@@ -25,18 +29,26 @@ def on_region(n: TvmNode, region: Graph, *formals: Any) -> list[Any]:
     Captures are copied by kernels of their own: fused with what made them, a kernel of the region would be moved to
     before the number of its rows is known.
     """
-    captured = n.args[len(n.args) - n.node.captures :] if n.node.captures else ()
     copies = [
-        n.lowerer.bb.emit_te(equations.copy, c, primfunc_name_hint="copy", primfunc_attrs=APART) for c in captured
+        n.lowerer.bb.emit_te(equations.copy, c, primfunc_name_hint="copy", primfunc_attrs=APART) for c in _captured(n)
     ]
     return n.lowerer.graph(region, [*formals, *copies])
 
 
+def _captured(n: TvmNode) -> Sequence[Any]:
+    return n.args[len(n.args) - n.node.captures :]
+
+
 def bind_rows(n: TvmNode, region: Graph, axis: int, size: Any) -> None:
     """Let the symbol that a region counts its rows by stand for `size`."""
-    for name in symbols(region.inputs[0].type.shape[axis]):
-        if str(region.inputs[0].type.shape[axis]) == name:
-            n.lowerer.symbols[name] = size
+    name = _row_symbol(region, axis)
+    if name is not None:
+        n.lowerer.symbols[name] = size
+
+
+def _row_symbol(region: Graph, axis: int = 0) -> str | None:
+    dim = region.inputs[0].type.shape[axis]
+    return next((name for name in symbols(dim) if str(dim) == name), None)
 
 
 class Routes:
@@ -49,37 +61,22 @@ class Routes:
     counts: list[Any]
 
     def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
-        self.n = n
-        routed = n.lowerer.bb.emit_te(
+        self.bb = n.lowerer.bb
+        routed = self.bb.emit_te(
             lambda index: equations.route(index, destinations, capacity), index, primfunc_name_hint="route"
         )
         self._order, counts, self._starts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(4))
-        self.counts = [tirx.Var(f"rows{n.lowerer.fresh()}", "int64") for _ in range(destinations)]
-        shape = n.emit(op.tensor_to_shape(counts))
-        n.lowerer.bb.match_cast(shape, relax.ShapeType(self.counts))
+        self.counts = _matched(self.bb, counts, destinations, n.lowerer)
 
     def rows(self, x: Any, destination: int) -> Any:
         """The rows of x [R, …] that go to a destination, in order."""
-        count = self.counts[destination]
-        return self.n.lowerer.bb.emit_te(
-            lambda x, order, starts: equations.take_rows(x, order, starts, destination, count),
-            x,
-            self._order,
-            self._starts,
-            primfunc_name_hint="take_rows",
-            primfunc_attrs=APART,
-        )
-
-    def otherwise(self, found: Any, x: Any) -> Any:
-        """`found` for the rows that went somewhere, x for the others."""
-        return self.n.lowerer.bb.emit_te(equations.scatter_rows, found, self.slot, x, primfunc_name_hint="scatter_rows")
+        return _take(self.bb, x, self._order, self._starts, destination, self.counts[destination])
 
 
 class AllRows(Routes):
     """The dense form: all rows go to each destination, and `slot` says which of the results count."""
 
     def __init__(self, n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> None:
-        self.n = n
         self.slot = n.lowerer.bb.emit_te(
             lambda index: equations.stacked(index, destinations, capacity), index, primfunc_name_hint="stacked"
         )
@@ -91,3 +88,200 @@ class AllRows(Routes):
 
 def routes_of(n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> Routes:
     return (Routes if n.lowerer.kind == "cpu" else AllRows)(n, index, destinations, capacity)
+
+
+def _matched(bb: relax.BlockBuilder, counts: Any, destinations: int, lowerer: Lowerer) -> list[Any]:
+    """The elements of `counts` as sizes."""
+    sizes = [tirx.Var(f"rows{lowerer.fresh()}", "int64") for _ in range(destinations)]
+    bb.match_cast(bb.emit(op.tensor_to_shape(counts)), relax.ShapeType(sizes))
+    return sizes
+
+
+def _take(bb: relax.BlockBuilder, x: Any, order: Any, starts: Any, destination: int, count: Any) -> Any:
+    return bb.emit_te(
+        lambda x, order, starts: equations.take_rows(x, order, starts, destination, count),
+        x,
+        order,
+        starts,
+        primfunc_name_hint="take_rows",
+        primfunc_attrs=APART,
+    )
+
+
+# A region for some of the samples
+
+
+def on_chosen(n: TvmNode, region: Graph, chosen: Any, otherwise: Any) -> Any:
+    """region(x) for the samples of the node's operand that are `chosen` (bools, one for each), `otherwise` for the
+    rest."""
+    batch = n.node.inputs[0].type.shape[0]
+    if n.lowerer.kind == "cpu":
+        part = _Part(n, region)
+        return part.of_one(chosen, otherwise) if batch == 1 else part.of_many(chosen, otherwise)
+    routes = AllRows(n, _destinations(n, chosen), 1)
+    bind_rows(n, region, 0, routes.counts[0])
+    (found,) = on_region(n, region, n.x)
+    return _scatter(n.lowerer.bb, found, routes.slot, otherwise)
+
+
+def _destinations(n: TvmNode, chosen: Any) -> Any:
+    """[N, 1]: 0 for the samples that are chosen, -1 for the others."""
+    flat = n.emit(op.reshape(chosen, n.shape([n.node.inputs[0].type.shape[0], 1])))
+    return n.emit(op.where(flat, n.const(0, "int64"), n.const(-1, "int64")))
+
+
+def _scatter(bb: relax.BlockBuilder, found: Any, slot: Any, otherwise: Any) -> Any:
+    return bb.emit_te(equations.scatter_rows, found, slot, otherwise, primfunc_name_hint="scatter_rows")
+
+
+@dataclass
+class _Scope:
+    """A function of the module while it is written: its variables for the sizes of its caller."""
+
+    lowerer: Lowerer
+    sizes: list[Any]
+
+    def variable(self, name: str, type_: TensorType, axes: Sequence[int] | None = None) -> Any:
+        """A parameter; with `axes`, its axes in another order."""
+        shape = [self.lowerer.dim(d) for d in type_.shape]
+        return relax.Var(name, relax.TensorType([shape[a] for a in axes] if axes else shape, NUMPY_NAMES[type_.dtype]))
+
+
+class _Part:
+    """A region as a function of its own, which is called where there is a row for it.
+
+    Where no row is chosen nothing of it runs, and where all are, none is copied. Images are handed over with channels
+    last: kernels of the region and those around it want them so, and permutes do not move through calls.
+    """
+
+    def __init__(self, n: TvmNode, region: Graph) -> None:
+        self.n, self.region, self.bb = n, region, n.lowerer.bb
+        self.name = f"{n.node.op.name}{n.lowerer.fresh()}_{n.lowerer.name}"
+        self.operand, *self.captured = [n.node.inputs[0], *n.node.captured]
+        self.last = _channels_last(region)
+
+    def of_one(self, chosen: Any, otherwise: Any) -> Any:
+        """For a batch of one: run the region, or do not."""
+        n, body = self.n, self.body(1)
+        s = self.scope()
+        is_open = relax.Var("open", relax.TensorType([], "bool"))
+        x, other, captured = self.variables(s)
+        with self.bb.function(f"{self.name}_either", [*s.sizes, is_open, x, other, *captured], private=True):
+            run = relax.Call(body, [*s.sizes, x, *captured])
+            either = self.bb.emit_func_output(self.bb.emit(relax.If(is_open, run, other)))
+        flat = n.emit(op.reshape(chosen, []))
+        return self.called(either, [flat, *self.given(otherwise)])
+
+    def of_many(self, chosen: Any, otherwise: Any) -> Any:
+        """For any batch: run the region on nothing, on everything, or on the rows that are chosen."""
+        n, body = self.n, self.body(None)
+        some = self.some(body)
+        s = self.scope()
+        x, other, captured = self.variables(s)
+        route = self.route_variables(s)
+        with self.bb.function(f"{self.name}_either", [*s.sizes, *route, x, other, *captured], private=True):
+            _, counts, _, slot = route
+            none, every = (
+                self.bb.emit_te(test, counts, slot, primfunc_name_hint=test.__name__)
+                for test in (equations.takes_none, equations.takes_all)
+            )
+            on_all = relax.Call(body, [*s.sizes, x, *captured])
+            on_some = relax.Call(some, [*s.sizes, *route, x, other, *captured])
+            rows = relax.If(every, on_all, on_some)
+            either = self.bb.emit_func_output(self.bb.emit(relax.If(none, other, rows)))
+        routed = self.bb.emit_te(
+            lambda index: equations.route(index, 1, None), _destinations(n, chosen), primfunc_name_hint="route"
+        )
+        return self.called(either, [*(n.emit(relax.TupleGetItem(routed, i)) for i in range(4)), *self.given(otherwise)])
+
+    def some(self, body: Any) -> Any:
+        """The region on the rows that are chosen."""
+        s = self.scope()
+        x, other, captured = self.variables(s)
+        route = order, counts, starts, slot = self.route_variables(s)
+        with self.bb.function(f"{self.name}_some", [*s.sizes, *route, x, other, *captured], private=True):
+            with self.bb.dataflow():
+                (count,) = _matched(self.bb, counts, 1, s.lowerer)
+                rows = _take(self.bb, x, order, starts, 0, count)
+                found = self.bb.emit(relax.Call(body, [*s.sizes, rows, *captured]))
+                shape = [count, *list(other.ty.shape)[1:]]
+                found = self.bb.match_cast(found, relax.TensorType(shape, other.ty.dtype))
+                result = self.bb.emit_output(_scatter(self.bb, found, slot, other))
+            return self.bb.emit_func_output(result)
+
+    def body(self, rows: int | None) -> Any:
+        """The region on `rows` rows, any number where that is None."""
+        s = self.scope()
+        name = _row_symbol(self.region)
+        assert name is not None, f"{self.region.name} is not typed on rows"
+        s.lowerer.symbols[name] = tirx.Var("rows", "int64") if rows is None else rows
+        formal, *captured = self.region.inputs
+        x = s.variable("x", formal.type, self._axes(formal))
+        values = [s.variable(f"c{i}", v.type) for i, v in enumerate(captured)]
+        with self.bb.function(f"{self.name}_body", [*s.sizes, x, *values], private=True):
+            with self.bb.dataflow():
+                first = self._permuted(x, formal, _to_first)
+                (found,) = s.lowerer.graph(self.region, [first, *values])
+                result = self.bb.emit_output(self._permuted(found, self.region.outputs[0], _to_last))
+            return self.bb.emit_func_output(result)
+
+    def scope(self) -> _Scope:
+        outer, bb = self.n.lowerer, self.bb
+        lowerer = Lowerer(bb, outer.weights, outer.kind, f"{self.name}_", count=outer.fresh() * 1000)
+        for name, size in outer.symbols.items():
+            if isinstance(size, int):
+                lowerer.symbols[name] = size
+            else:
+                lowerer.bind(name)
+        lowerer.whole = {dim: tirx.Var(variable.name, "int64") for dim, variable in outer.whole.items()}
+        variables = _open(lowerer)
+        return _Scope(lowerer, [relax.Var("sizes", relax.ShapeType(variables))] if variables else [])
+
+    def variables(self, s: _Scope) -> tuple[Any, Any, list[Any]]:
+        """Parameters for the operand, for what stands in for the region's result, and for captures."""
+        made = self.n.node.outputs[0]
+        x = s.variable("x", self.operand.type, self._axes(self.operand))
+        other = s.variable("otherwise", made.type, self._axes(made))
+        return x, other, [s.variable(f"c{i}", v.type) for i, v in enumerate(self.captured)]
+
+    def route_variables(self, s: _Scope) -> list[Any]:
+        rows = s.lowerer.dim(self.operand.type.shape[0])
+        shapes = {"order": [rows], "counts": [1], "starts": [1], "slot": [rows, 1]}
+        return [relax.Var(name, relax.TensorType(shape, "int64")) for name, shape in shapes.items()]
+
+    def given(self, otherwise: Any) -> list[Any]:
+        """What `variables` stand for."""
+        x = self._permuted(self.n.x, self.operand, _to_last)
+        other = x if otherwise is self.n.x else self._permuted(otherwise, self.n.node.outputs[0], _to_last)
+        return [x, other, *_captured(self.n)]
+
+    def called(self, function: Any, arguments: Sequence[Any]) -> Any:
+        made, lowerer = self.n.node.outputs[0], self.n.lowerer
+        sizes = [relax.ShapeExpr(_open(lowerer))] if _open(lowerer) else []
+        found = self.n.emit(relax.Call(function, [*sizes, *arguments]))
+        type_ = _Scope(lowerer, []).variable("", made.type, self._axes(made)).ty
+        return self._permuted(self.bb.match_cast(found, type_), made, _to_first)
+
+    def _axes(self, value: Value) -> list[int] | None:
+        return _to_last(value.type.rank) if self.last and value.type.rank > 2 else None
+
+    def _permuted(self, x: Any, value: Value, order: Callable[[int], list[int]]) -> Any:
+        return x if self._axes(value) is None else self.bb.emit(op.permute_dims(x, order(value.type.rank)))
+
+
+def _open(lowerer: Lowerer) -> list[Any]:
+    """The variables and expressions that a function has to be told."""
+    return [size for size in lowerer.variables() if not isinstance(size, int)]
+
+
+def _to_last(rank: int) -> list[int]:
+    return [0, *range(2, rank), 1]
+
+
+def _to_first(rank: int) -> list[int]:
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def _channels_last(region: Graph) -> bool:
+    """Whether kernels of the region want axis 1, where channels are, to be the last one."""
+    return any(node.op in (CONV, CONV_TRANSPOSE) or node.op.category == "pool" for node in region.walk())

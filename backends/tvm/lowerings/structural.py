@@ -15,9 +15,11 @@ from tvm import relax, tirx
 from archc.backends.tvm import equations
 from archc.backends.tvm.equations import APART
 from archc.backends.tvm.lower import TvmNode, lowering
+from archc.backends.tvm.lowerings.elementwise import number
 from archc.backends.tvm.lowerings.experts import run_experts
+from archc.backends.tvm.lowerings.gating import gates
 from archc.backends.tvm.lowerings.index import top_indices
-from archc.backends.tvm.lowerings.rows import bind_rows, on_region, routes_of
+from archc.backends.tvm.lowerings.rows import bind_rows, on_chosen, on_region
 from archc.ir.dims import product
 from archc.ir.graph import Graph
 from archc.ir.ops.structural import EXIT, MOE, SKIP, moe_by_token, moe_regions, skip_by_token
@@ -28,19 +30,15 @@ op = relax.op
 @lowering(MOE)
 def _moe(n: TvmNode) -> Any:
     router, experts, shared = moe_regions(n.node.call)
-    x_type, p = n.node.inputs[0].type, n.p
+    x_type = n.node.inputs[0].type
     lead = x_type.shape[:-1] if moe_by_token(n.node.call) else x_type.shape[:1]
     rest = x_type.shape[len(lead) :]
     count = product(lead)
     (logits,) = on_region(n, router, n.x)
     logits = n.emit(op.reshape(logits, n.shape([count, len(experts)])))
     rows = n.emit(op.reshape(n.x, n.shape([count, *rest])))
-    probabilities = n.emit(op.nn.softmax(logits, axis=-1))
-    index = top_indices(n, probabilities, p.top_k)
-    weights = n.emit(op.gather_elements(probabilities, index, 1))
-    if p.normalize:
-        weights = n.emit(op.divide(weights, n.emit(op.sum(weights, -1, keepdims=True))))
-    total = run_experts(n, experts, rows, index, weights, p.capacity)
+    index, weights, capacity = gates(n, logits, len(experts))
+    total = run_experts(n, experts, rows, index, weights, capacity)
     if shared is not None:
         bind_rows(n, shared, 0, n.lowerer.dim(count))
         total = n.emit(op.add(total, *on_region(n, shared, rows)))
@@ -66,18 +64,7 @@ def _skip(n: TvmNode) -> Any:
     if by_token:
         (found,) = on_region(n, body, n.x)
         return op.where(is_open, found, n.x)
-    return _on_rows(n, body, is_open, n.x)
-
-
-def _on_rows(n: TvmNode, body: Graph, chosen: Any, otherwise: Any) -> Any:
-    """body(x) for the samples that are chosen, `otherwise` for the rest."""
-    batch = n.node.inputs[0].type.shape[0]
-    flat = n.emit(op.reshape(chosen, n.shape([batch, 1])))
-    index = n.emit(op.where(flat, n.const(0, "int64"), n.const(-1, "int64")))
-    routes = routes_of(n, index, 1)
-    bind_rows(n, body, 0, routes.counts[0])
-    (found,) = on_region(n, body, routes.rows(n.x, 0))
-    return routes.otherwise(found, otherwise)
+    return on_chosen(n, body, is_open, n.x)
 
 
 def _within_budget(n: TvmNode, body: Graph, g: Any) -> Any:
@@ -129,11 +116,5 @@ def _exit(n: TvmNode) -> Any:
         scaled = n.emit(op.divide(n.emit(op.sum(terms, -1, keepdims=True)), n.const(math.log(classes))))
         sure = n.emit(op.add(scaled, n.const(1)))
     # a confidence that is NaN does not let go
-    leaves = n.emit(op.greater_equal(sure, n.const(n.p.threshold)))
-    batch = n.type.shape[0]
-    flat = n.emit(op.reshape(leaves, n.shape([batch, 1])))
-    index = n.emit(op.where(flat, n.const(-1, "int64"), n.const(0, "int64")))
-    routes = routes_of(n, index, 1)
-    bind_rows(n, rest, 0, routes.counts[0])
-    (found,) = on_region(n, rest, routes.rows(n.x, 0))
-    return routes.otherwise(found, logits)
+    leaves = number(n, n.emit(op.greater_equal(sure, n.const(n.p.threshold))), "int8")
+    return on_chosen(n, rest, n.emit(op.equal(n.emit(leaves), n.const(0, "int8"))), logits)
