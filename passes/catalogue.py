@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import entry_points
 from typing import Any
 
+from archc.ir.diagnostics import fail
+from archc.passes.early_exit import EARLY_EXIT
 from archc.passes.gated import GATED_ATTENTION, GATED_CONV, GMLP
 from archc.passes.glu import GLU
 from archc.passes.low_rank import LOW_RANK
 from archc.passes.manager import Pass
 from archc.passes.pipeline import NAMED
+from archc.passes.prune import PRUNE
 from archc.passes.rezero import REZERO
+from archc.passes.skip import SKIP_BLOCKS
 from archc.passes.transform import Transform
 
 PASSES: Mapping[str, Pass] = {p.name: p for p in NAMED}
@@ -23,7 +29,39 @@ _TRANSFORMS: tuple[Transform[Any], ...] = (
     GATED_ATTENTION,
     GATED_CONV,
     GMLP,
+    SKIP_BLOCKS,
+    EARLY_EXIT,
+    PRUNE,
 )
 
 TRANSFORMS: Mapping[str, Transform[Any]] = {t.name: t for t in _TRANSFORMS}
 """What changes an architecture, born equal where its contract says so."""
+
+GROUP = "archc.passes"
+"""The entry points of transforms from other packages: each names a `Transform`."""
+
+
+@lru_cache(maxsize=1)
+def installed() -> Mapping[str, Transform[Any]]:
+    """The transforms of installed packages, by name. They are looked for when archc has none of a name.
+
+    Raises: CompileError E0409 for a package whose transform cannot be loaded.
+    """
+    found: dict[str, Transform[Any]] = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            loaded = entry.load()
+        except Exception as e:  # whatever a foreign package raises, its user needs to hear which one it was
+            label = f"{type(e).__name__}: {e}"
+            raise fail("E0409", f"pass `{entry.name}` cannot be loaded from `{entry.value}`", label=label) from e
+        if not isinstance(loaded, Transform):
+            raise fail("E0409", f"`{entry.value}` is not a Transform", label=f"found {type(loaded).__name__}")
+        found.setdefault(loaded.name, loaded)
+    return found
+
+
+def find_transform(name: str) -> Transform[Any] | None:
+    """The transform of a name: one of archc's, or else of an installed package."""
+    if name in TRANSFORMS or name in PASSES:
+        return TRANSFORMS.get(name)
+    return installed().get(name)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from archc.grammar.calls import in_words, positional_order, written_call, written_fields
 from archc.grammar.values import spell
-from archc.passes.catalogue import PASSES, TRANSFORMS
+from archc.passes.catalogue import PASSES, find_transform
 from archc.passes.manager import Contract
 from archc.passes.spec import as_op, parse_transform
 
@@ -60,7 +60,8 @@ def pass_page(name: str) -> PassPage:
         step = PASSES[name]
         doc = _first(inspect.getmodule(step.run))
         return PassPage(name, "cleanup", doc, name, "any network", "", (), (_variant(name, step.contract),), "")
-    transform = TRANSFORMS[name]
+    transform = find_transform(name)
+    assert transform is not None, f"there is no pass {name}"
     op = as_op(transform)
     fields = written_fields(transform.options)
     options = []

@@ -16,7 +16,7 @@ from archc.grammar.calls import Argument, Arguments, bind_op
 from archc.grammar.parser import parse
 from archc.ir.diagnostics import CompileError, Diagnostic, Span, did_you_mean, fail
 from archc.ir.op import OpDef
-from archc.passes.catalogue import PASSES, TRANSFORMS
+from archc.passes.catalogue import PASSES, TRANSFORMS, find_transform, installed
 from archc.passes.manager import Pass
 from archc.passes.transform import Options, Transform, as_pass
 from archc.passes.where import Where, parse_term
@@ -36,13 +36,12 @@ def parse_pass(text: str, at: Sequence[str] | str = ()) -> Pass:
     """
     call, terms = _place(text, at)
     name, arguments = _call(call)
-    if name in TRANSFORMS:
-        transform = TRANSFORMS[name]
+    if (transform := find_transform(name)) is not None:
         for term in terms:
             parse_term(term)  # a selection that cannot be read is told first
         return as_pass(transform, bind_options(transform, arguments), Where(terms), text)
     if name not in PASSES:
-        known = [*TRANSFORMS, *PASSES]
+        known = [*TRANSFORMS, *installed(), *PASSES]
         help = did_you_mean(name, known) or "`archc passes` lists them"
         raise fail("E0401", f"there is no pass `{name}`", help=help)
     if [*arguments]:
@@ -60,9 +59,10 @@ def _place(text: str, at: Sequence[str] | str) -> tuple[str, tuple[str, ...]]:
 def parse_transform(text: str) -> tuple[Transform[Any], Options]:
     """The transform and options of a spec; raises what `parse_pass` raises, E0401 for a pass that is none."""
     name, arguments = _call(_place(text, ())[0])
-    if name not in TRANSFORMS:
+    transform = find_transform(name)
+    if transform is None:
         raise fail("E0401", f"there is no transform `{name}`", help=did_you_mean(name, TRANSFORMS))
-    return TRANSFORMS[name], bind_options(TRANSFORMS[name], arguments)
+    return transform, bind_options(transform, arguments)
 
 
 def bind_options(transform: Transform[Any], arguments: Arguments) -> Options:

@@ -170,10 +170,10 @@ def passes(
     Example: archc passes moe
     """
     from archc.cli.tables import print_table
-    from archc.passes.catalogue import PASSES, TRANSFORMS
+    from archc.passes.catalogue import PASSES, TRANSFORMS, installed
     from archc.passes.page import pass_page
 
-    known = [*TRANSFORMS, *PASSES]
+    known = [*TRANSFORMS, *installed(), *PASSES]
     if name is None:
         pages = [pass_page(n) for n in known]
         if as_json:

@@ -97,3 +97,24 @@ with tempfile.TemporaryDirectory() as folder:
     accuracy, kept = answer
     assert kept
     assert accuracy > 0.8
+
+
+def test_the_transform_keeps_the_function(run: Run) -> None:
+    answer = run(
+        """
+from archc.metanet.symmetry import random_weights
+model = archc.loads("arch a input x: f32[N, 4] output y: f32[N, 2] y = x -> linear(8) -> relu -> linear(2)")
+weights = {n: w.astype("f4") for n, w in random_weights(model.graph, 0).items()}
+made = archc.transform(model, "scale_layers(per_channel = true) at linear1", weights=weights)
+answer = [sorted(made.weights.keys() - weights.keys()), [c.ok for c in made.checks], made.contract.eval]
+"""
+    )
+    assert answer == [["scale.weight"], [True, True, True], "exact"]
+
+
+def test_without_the_package_its_transform_is_unknown() -> None:
+    from archc.ir.diagnostics import CompileError
+    from archc.passes.spec import parse_pass
+
+    with pytest.raises(CompileError, match="E0401"):
+        parse_pass("scale_layers")

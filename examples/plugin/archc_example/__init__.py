@@ -1,1 +1,1 @@
-"""An operator, `star_relu`, and a task, `spirals`, outside archc."""
+"""An operator, `star_relu`, a task, `spirals`, and a transform, `scale_layers`, outside archc."""
