@@ -1,6 +1,7 @@
 """Write the pages that are derived: docs/reference.md from the registry of operators, docs/errors.md from the pages of
-the diagnostics, docs/library.md from the standard library, docs/training.md from the schemas of tasks and recipe, and
-on the pages of the diagnostics, below each bad program, what `archc check` says about it.
+the diagnostics, docs/library.md from the standard library, docs/training.md from the schemas of tasks and recipe,
+docs/passes.md from the declarations of passes, and on the pages of the diagnostics, below each bad program, what `archc
+check` says about it.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit 1 when one is not current
@@ -34,6 +35,8 @@ from archc.grammar.op_page import op_page
 from archc.grammar.values import spell
 from archc.ir.explain import codes, page
 from archc.ir.op import REGISTRY, OpDef
+from archc.passes.catalogue import PASSES, TRANSFORMS
+from archc.passes.page import PassPage, pass_page
 
 DOCS = Path(__file__).parent
 ERRORS = DOCS.parent / "ir/errors"
@@ -108,6 +111,34 @@ Definitions that come with archc, in full: what a program imports is what stands
 (swiglu_ffn)` brings one, then `swiglu_ffn(1024, 256)` is a module like any other.
 """
 
+PASSES_HEAD = """\
+# Passes
+
+<!-- Written by `python docs/generate.py` from the declarations in passes/. Do not edit. -->
+
+Transforms change an architecture; cleanups keep its function whatever it is. `archc transform FILE --pass 'NAME(option
+= value)' -o NEW.arch`, `archc compile FILE --pass …`, or `archc.transform(model, "NAME(option = value)", weights=…)`.
+`archc passes NAME` prints what stands here. How to use them is in [the guide](guide.md#transform).
+
+**Contracts.** What the new network computes, with the weights carried over, beside the old one, in evaluation and in
+training: `exact`, the same up to rounding (checked in float64 to 1e-10 of the largest output, or what the network's
+own conditioning explains, and in float32); `approximate`, nearly: the error is measured and told; `reinitialised`:
+weights are drawn anew, which has to be allowed (`--allow-reinit`). Each variant has its own. Dropout is left out of
+the comparison.
+
+**Where.** A transform acts on all its sites unless a selection says otherwise, `--at WHERE` or `NAME(…) at WHERE`:
+
+| selection | chooses |
+|---|---|
+| `blocks.*.ffn` | by name; `*` is any part of a path, `**` several; a scope means all in it |
+| `layers 4..8` | by number of the repeated block, from 0, the last included |
+| `op conv` | sites with a node of this operator |
+| `params > 1M`, `flops > 10M` | by the size of the site (FLOPs for one sample) |
+| `not layers 0`, `op linear and layers 2..4` | the rest; both |
+
+Several `--at` add up. `--dry-run` lists the sites, and the places that are left out with the reason.
+"""
+
 TASKS_HEAD = """\
 # Tasks and recipes
 
@@ -126,6 +157,12 @@ task needs as input and output is said when they do not fit (E0615, E0616).
 
 DATA = {
     "digits": "Input f32[N, 1, 8, 8], output f32[N, 10]. 1197 images train, 300 validate, 300 test.",
+    "hard_digits": """\
+Each of the 1797 digits is composed onto `copies` canvases: in a scale of 0.8–1.2 (bilinear), at a random place where
+all of it is seen, in a contrast of 0.5–1, under normal noise that is cut off at black and white. The source images are
+split first, so that no digit stands on two sides. Everything is drawn from `seed`.
+
+Input f32[N, 1, 16, 16], output f32[N, 10]. 4788 images train, 1200 validate, 1200 test.""",
     "breast_cancer": "Input f32[N, 30], output f32[N, 2]; each feature is centred and scaled.",
     "wine": "Input f32[N, 13], output f32[N, 3]; each feature is centred and scaled.",
     "npz": """\
@@ -237,6 +274,37 @@ def library() -> str:
     return "\n".join(parts)
 
 
+def passes() -> str:
+    """The text of docs/passes.md."""
+    parts = [PASSES_HEAD]
+    for title, names in (("Transforms", TRANSFORMS), ("Cleanups", PASSES)):
+        listed = ", ".join(f"[{n}](#{n})" for n in sorted(names))
+        parts.append(f"## {title}\n\n{listed}\n")
+        parts += ["\n".join(_pass(pass_page(n))) for n in sorted(names)]
+    return "\n".join(parts)
+
+
+def _pass(told: PassPage) -> Iterator[str]:
+    yield f"### {told.name}\n\n{told.doc}\n"
+    if told.kind == "cleanup":
+        return
+    yield f"```text\n{told.call}\n```\n\nApplies to {told.where}.\n"
+    if told.notes:
+        yield _as_list(told.notes) + "\n"
+    if told.options:
+        yield "| option | value | default |\n|---|---|---|"
+        for o in told.options:
+            kind = o.kind.replace("|", chr(92) + "|")
+            yield f"| `{o.name}` | {kind} | {'required' if o.default is None else f'`{o.default}`'} |"
+        yield ""
+    yield "| variant | evaluation | training | |\n|---|---|---|---|"
+    for v in told.variants:
+        yield f"| `{v.spec}` | {v.eval} | {v.train} | {v.why} |"
+    yield ""
+    if told.paper:
+        yield f"Source: {told.paper}.\n"
+
+
 def tasks() -> str:
     """The text of docs/training.md."""
     parts = [TASKS_HEAD]
@@ -276,7 +344,13 @@ def with_messages(text: str) -> str:
 PROGRAM = re.compile(
     r"(^```arch\n(.*?)^```\n)(?:\n```text\n\$ archc check net\.arch\n.*?^```\n)?", re.DOTALL | re.MULTILINE
 )
-PAGES = {"reference.md": reference, "errors.md": errors, "library.md": library, "training.md": tasks}
+PAGES = {
+    "reference.md": reference,
+    "errors.md": errors,
+    "library.md": library,
+    "training.md": tasks,
+    "passes.md": passes,
+}
 
 
 def main(arguments: list[str]) -> int:
