@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from transformed import TOKENS, applied
+from transformed import applied, compiled_difference
 
-from archc.facade.sameness import same_function
 from archc.grammar.load import loads
-from archc.grammar.printer import print_graph
 from archc.ir.diagnostics import CompileError
-from archc.ir.equal import structurally_equal
 from archc.passes.manager import run_passes
 from archc.passes.spec import parse_pass
 
+TOKENS = "arch net()\ninput x: f32[N, 5, 6]\noutput y: f32[N, 5, 6]\n"
 ATTENTIVE = TOKENS + "y = x -> residual(layer_norm -> attention(2, kv_heads = 1, head_dim = 4, {more})) -> linear(6)\n"
 CROSS = """arch cross()
 input x: f32[N, 5, 6]
@@ -53,20 +51,32 @@ y = x -> conv(8, kernel = 1) -> gelu -> conv(4, kernel = 1)
     ],
 )
 def test_gates_are_born_open(spec: str, source: str, gate: str) -> None:
-    old, new, weights, changed = applied(source, spec)
-    for mode in ("eval", "train"):
-        assert same_function(old, new, weights, changed, mode=mode).ok
-    assert structurally_equal(new, loads(print_graph(new))) is None
-    name = next(n for n in changed if n.endswith(gate))
-    assert not same_function(old, new, weights, {**changed, name: changed[name] + 0.3}).ok
+    got = applied(source, spec)
+    assert got.same().ok
+    assert got.same("train").ok
+    name = next(n for n in got.after if n.endswith(gate))
+    assert not got.same(weights={**got.after, name: got.after[name] + 0.3}).ok
+
+
+@pytest.mark.parametrize(
+    ("spec", "source"),
+    [
+        ("gated_attention", ATTENTIVE.format(more="causal = true")),
+        ("gated_conv", PICTURES.format(act="silu", bias="true")),
+        ("gmlp(own = true)", MIXER),
+    ],
+)
+def test_compiled(spec: str, source: str) -> None:
+    got = applied(source, spec)
+    assert compiled_difference(got.new, got.stored()) < 1e-5
 
 
 def test_what_shares_weights_shares_the_gate() -> None:
-    *_, changed = applied(TIED_ATTENTION, "gated_attention")
-    assert [n for n in changed if "gate" in n] == ["a.gate_weight", "a.gate_bias"]
-    old, new, weights, changed = applied(TIED_ATTENTION, "gated_attention at a")
-    assert [n for n in changed if "gate" in n] == ["a.gated_out_weight", "a.gate_weight", "a.gate_bias"]
-    assert same_function(old, new, weights, changed).ok
+    got = applied(TIED_ATTENTION, "gated_attention")
+    assert [n for n in got.after if "gate" in n] == ["a.gate_weight", "a.gate_bias"]
+    got = applied(TIED_ATTENTION, "gated_attention at a")
+    assert [n for n in got.after if "gate" in n] == ["a.gated_out_weight", "a.gate_weight", "a.gate_bias"]
+    assert got.same().ok
 
 
 @pytest.mark.parametrize(
