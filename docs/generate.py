@@ -289,9 +289,8 @@ def _pass(told: PassPage) -> Iterator[str]:
     if told.kind == "cleanup":
         return
     yield f"```text\n{told.call}\n```\n\nApplies to {told.where}.\n"
-    if told.notes:
-        yield _as_list(told.notes) + "\n"
     if told.options:
+        yield _as_list(told.notes) + "\n"
         yield "| option | value | default |\n|---|---|---|"
         for o in told.options:
             kind = o.kind.replace("|", chr(92) + "|")

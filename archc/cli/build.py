@@ -185,7 +185,8 @@ def verify(
     """Compare compiled code with torch in float64: shapes, dtypes, NaN and infinities, errors.
 
     Exit 3 on a mismatch, with the first node that diverges. Sizes that are open are 2 for the batch and 7, or --dim.
-    With --same-function two networks are compared, in evaluation and in training; the exit code is for evaluation.
+    With --same-function two networks are compared, in evaluation and in training; the exit code is for evaluation, and
+    --set sets parameters of OLD.
 
     Example: archc verify resnet18.archc --weights w.safetensors
 
@@ -215,13 +216,13 @@ def _compared(
     settings: list[str] | None,
     sizes: Mapping[str, int],
 ) -> list[Sameness]:
-    """The comparisons of two programs, in evaluation and in training."""
+    """The comparisons of two programs, in evaluation and in training; settings are the old one's."""
     from archc.facade.compile import open_sizes
     from archc.facade.sameness import same_function
     from archc.facade.transform import read_data
     from archc.facade.weights import resolve
 
-    one, two = open_model(old, settings), open_model(new, settings)
+    one, two = open_model(old, settings), open_model(new)
     open_sizes(one.graph, sizes)
     first, second = resolve(one.graph, weights, seed).arrays, resolve(two.graph, new_weights, seed).arrays
     options: dict[str, Any] = {"seed": seed, "sizes": sizes, "inputs": data and read_data(one.graph, data)}

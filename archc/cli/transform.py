@@ -189,10 +189,8 @@ def passes(
         print_json(page.to_json())
         return
     print(f"{page.call}\n\n{page.doc}\n\napplies to {page.where}")
-    if page.notes:
-        print(f"\n{page.notes}")
     if page.options:
-        print()
+        print(f"\n{page.notes}\n")
         print_table(("option", "takes", "default"), [(o.name, o.kind, o.default or "required") for o in page.options])
     print()
     print_table(("variant", "evaluation", "training", ""), [(v.spec, v.eval, v.train, v.why) for v in page.variants])

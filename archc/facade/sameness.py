@@ -18,7 +18,6 @@ from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph, Value
 
 if TYPE_CHECKING:
-    from archc.backends.torch.module import ArchModule
     from archc.passes.manager import Observe
 
 EXACT = 1e-10
@@ -92,11 +91,11 @@ def same_function(
     _same_ports(old, new)
     given = random_inputs(old, seed, sizes, "f64") if inputs is None else inputs
     old, new = _without_dropout(old), _without_dropout(new)
-    before = _run(old, old_weights, given, mode, format)
-    after = _run(new, new_weights, given, mode, format)
+    run_old, run_new = _Runner(old, format), _Runner(new, format)
+    before, after = run_old(old_weights, given, mode), run_new(new_weights, given, mode)
     rng = np.random.Generator(np.random.Philox(seed))
     nudged = {n: _nudged(np.asarray(w), _EPSILON[format], rng) for n, w in old_weights.items()}
-    moved = _run(old, nudged, given, mode, format)
+    moved = run_old(nudged, given, mode)
     found = []
     for name, value, y, z, noise in zip(old.output_names, old.outputs, before, after, moved, strict=True):
         found.append(_compare(name, value, y, z, noise, EXACT if format == "f64" else 8 * _EPSILON[format]))
@@ -108,7 +107,7 @@ def observer(inputs: Arrays) -> Observe:
 
     def observe(graph: Graph, weights: Any, values: Sequence[Value]) -> list[Any]:
         seen = Graph(graph.name, graph.inputs, list(values), [f"v{i}" for i in range(len(values))], graph.nodes)
-        return _run(seen, weights, inputs, "eval", "f64")
+        return _Runner(seen, "f64")(weights, inputs)
 
     return observe
 
@@ -144,35 +143,40 @@ def _without_dropout(graph: Graph) -> Graph:
     return copy
 
 
-def _module(graph: Graph, weights: Arrays, format: Format) -> ArchModule:
-    import numpy as np
-    import torch
+class _Runner:
+    """Runs a network in torch with weights of any width."""
 
-    from archc.backends.torch.module import to_torch
+    def __init__(self, graph: Graph, format: Format) -> None:
+        import numpy as np
+        import torch
 
-    module = to_torch(graph)
-    module = module.double() if format == "f64" else module
-    state = module.state_dict()
-    for name, tensor in state.items():
-        array = np.asarray(weights[name])
-        wide = array.astype(np.float64) if array.dtype.kind not in "iub" else array
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(wide)).reshape(tensor.shape))
-    return module
+        from archc.backends.torch.module import to_torch
+        from archc.backends.weights import numpy_dtype
 
+        nothing = {  # one number for each parameter, seen in its shape: real ones are written over it
+            name: np.broadcast_to(np.zeros((), numpy_dtype(p.type.dtype)), p.shape)
+            for name, p in graph.parameters().items()
+        }
+        self.graph = graph
+        self.wide = torch.float64 if format == "f64" else torch.float32
+        self.module = to_torch(graph, nothing)
+        self.module = self.module.double() if format == "f64" else self.module
 
-def _run(graph: Graph, weights: Arrays, inputs: Arrays, mode: Mode, format: Format) -> list[Any]:
-    import numpy as np
-    import torch
+    def __call__(self, weights: Arrays, inputs: Arrays, mode: Mode = "eval") -> list[Any]:
+        import numpy as np
+        import torch
 
-    module = _module(graph, weights, format).train(mode == "train")
-    wide = torch.float64 if format == "f64" else torch.float32
-    given = [torch.from_numpy(np.ascontiguousarray(inputs[v.name])) for v in graph.inputs]
-    given = [x.to(wide) if x.is_floating_point() else x for x in given]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = module(*given)
-    return [t.detach().double().numpy() if t.is_floating_point() else t.numpy() for t in
-            (made if isinstance(made, tuple) else (made,))]  # fmt: skip
+        for name, tensor in self.module.state_dict().items():
+            array = np.asarray(weights[name])
+            array = array if array.dtype.kind in "iub" else array.astype(np.float64)
+            tensor.copy_(torch.from_numpy(np.array(array, order="C", copy=None)).reshape(tensor.shape))
+        given = [torch.from_numpy(np.ascontiguousarray(inputs[v.name])) for v in self.graph.inputs]
+        given = [x.to(self.wide) if x.is_floating_point() else x for x in given]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = self.module.train(mode == "train")(*given)
+        tensors = [t.detach() for t in (made if isinstance(made, tuple) else (made,))]
+        return [(t.double() if t.is_floating_point() else t).numpy() for t in tensors]
 
 
 def _nudged(array: Any, epsilon: float, rng: Any) -> Any:

@@ -134,7 +134,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["reference.md", "errors.md", "library.md", "training.md"])
+@pytest.mark.parametrize("name", ["reference.md", "errors.md", "library.md", "training.md", "passes.md"])
 def test_generated_pages_are_current(name: str) -> None:
     wanted = generator().PAGES[name]()
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == wanted, "run `python docs/generate.py`"
