@@ -104,10 +104,12 @@ class PinnedAxis:
 
 @dataclass(slots=True, eq=False)
 class Axes:
-    """The axis structure of a graph: `parameters` and `values` give the variable of each axis."""
+    """The axis structure of a graph: `parameters` and `values` give the variable of each axis, `letters` those of the
+    letters of each node's signature."""
 
     parameters: dict[Parameter, tuple[AxisVar, ...]] = field(default_factory=dict)
     values: dict[Value, tuple[AxisVar, ...]] = field(default_factory=dict)
+    letters: dict[Node, Mapping[str, tuple[AxisVar, ...]]] = field(default_factory=dict)
     classes: tuple[AxisClass, ...] = ()
     pinned: tuple[PinnedAxis, ...] = ()
 
@@ -162,6 +164,7 @@ class _Derivation:
             scope.relate(tensor, variables)
         if node.regions:
             self.regions(node, scope)
+        self.axes.letters[node] = scope.letters
         mixed = tuple(v for name in _mixed(signature) for v in scope.variables(name))
         if mixed:
             self.mixing.append((mixed, [variables for _, variables in tensors]))
