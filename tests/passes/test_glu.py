@@ -70,7 +70,7 @@ def test_the_program_after() -> None:
     assert text == (
         'let linear_1 = x -> linear(8, name = "linear")\n'
         'let linear_2 = x -> linear(8, name = "up")\n'
-        "let sigmoid_1 = linear_1 -> sigmoid\n"
+        'let sigmoid_1 = linear_1 -> sigmoid(name = "sigmoid")\n'
         'y = mul(sigmoid_1, linear_2, name = "gated") -> linear(6, name = "linear1")'
     )
 
