@@ -184,6 +184,19 @@ def attention(
 
 
 @helper
+def dequantised(codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """scale * (codes - zero) as floats of `shape` [out, …]. Scale and zero are [out], or [out, n] for n runs of a row;
+    codes of 4 bits lie two in a byte, the first in its low half."""
+    rows = codes.flatten(1)
+    if bits == 4:
+        rows = torch.stack((rows << 4 >> 4, rows >> 4), -1).flatten(1)[:, : math.prod(shape[1:])]
+    runs = rows.to(scale.dtype).unflatten(1, (scale[0].numel(), -1))
+    if zero is not None:
+        runs = runs - zero.view(*runs.shape[:2], 1)
+    return (runs * scale.view(*runs.shape[:2], 1)).reshape(shape)
+
+
+@helper
 def bspline_basis(x: Tensor, low: float, high: float, grid: int, order: int) -> Tensor:
     """[*b] -> [*b, grid + order]: splines of degree `order` on equally spaced knots, by Cox and de Boor's recursion."""
     step = (high - low) / grid

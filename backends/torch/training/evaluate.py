@@ -25,8 +25,8 @@ EVALUATION_BATCH = 256
 class WithAux(Protocol):
     """What a module may offer beside `forward`: the outputs and named tensors that training adds to the loss.
 
-    `loss/NAME` is a scalar to add as it is (expert balance, z-loss, skip budget); `exit/NAME` are outputs of an early
-    exit, judged like the main output.
+    `loss/NAME` is a scalar to add as it is (expert balance, z-loss, cost of open gates); `exit/NAME` are outputs of an
+    early exit, judged like the main output; `stat/NAME` says how rows went, and is no part of the loss.
     """
 
     def forward_with_aux(self, *inputs: Tensor) -> tuple[Tensor | tuple[Tensor, ...], dict[str, Tensor]]: ...

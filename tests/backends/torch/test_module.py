@@ -44,6 +44,11 @@ logits = tokens -> table -> positions(kind = "sinusoidal")
 """
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def image(seed: int = 0) -> Tensor:
     return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
@@ -203,7 +208,7 @@ def test_auxiliary_losses() -> None:
     tokens = torch.randint(11, (3, 5))
     outputs, aux = module.forward_with_aux(tokens)
     assert torch.equal(outputs, module(tokens))
-    assert set(aux) == {"loss/ffn.moe.balance", "loss/ffn.moe.z"} or all(k.startswith("loss/") for k in aux)
+    assert set(aux) == {"loss/ffn.moe.balance", "loss/ffn.moe.z"} or all(k.startswith(("loss/", "stat/")) for k in aux)
     graph = graph_of(
         ["x -> moe(router = linear(3), experts = copies(3, linear(2)), top_k = 1, z_loss = 1)"], ["f32[N, 4]"]
     )
@@ -303,6 +308,24 @@ def test_a_budget_keeps_the_tokens_with_the_largest_gates() -> None:
     assert module.get_parameter("skip.gate.linear.weight").grad.abs().max() > 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("mode", ["hard", "soft"])
+def test_open_gates_cost(mode: str) -> None:
+    """A loss of `cost * max(0, share - target)`, of the share of open gates, with the gradient of the mean gate."""
+    module = to_torch(skip_net(f'mode = "{mode}", threshold = 0.52, cost = 3, target = 0.1'), dtype="f64")
+    x = torch.randn(9, 5, 4, dtype=torch.float64)
+    g, _ = by_hand(module, x, per_token=False)
+    share = (g > 0.52).double().mean() if mode == "hard" else g.mean()
+    _, aux = module.train().forward_with_aux(x)
+    torch.testing.assert_close(aux["loss/skip.cost"], 3 * (share - 0.1))
+    torch.testing.assert_close(aux["stat/skip.open"].double(), share, rtol=1e-6, atol=0)
+    weight = module.get_parameter("skip.gate.linear.weight")
+    found, wanted = (torch.autograd.grad(loss, weight)[0] for loss in (aux["loss/skip.cost"], 3 * g.mean()))
+    torch.testing.assert_close(found, wanted)
+    assert not any(value.requires_grad for name, value in aux.items() if name.startswith("stat/"))
+    _, aux = module.eval().forward_with_aux(x)
+    assert set(aux) == {"stat/skip.open", "stat/skip.open.rows"}
+
+
 def test_budgets_are_exact() -> None:
     """0.29 * 100 is below 29 in floats."""
     source = to_torch(skip_net("budget = 0.29", "linear(1) -> sigmoid")).source
@@ -328,10 +351,11 @@ def test_exits(confidence: str, threshold: float) -> None:
     leaves = sure >= threshold
     assert 0 < leaves.double().mean() < 1
     torch.testing.assert_close(module(x), torch.where(leaves[:, None], head, rest))
-    assert module.forward_with_aux(x)[1] == {}
+    stats = {"stat/exit.left": leaves.float().mean(), "stat/exit.left.rows": torch.tensor(30.0)}
+    torch.testing.assert_close(module.forward_with_aux(x)[1], stats)
     outputs, aux = module.train().forward_with_aux(x)
     torch.testing.assert_close(outputs, rest)
-    torch.testing.assert_close(aux, {"exit/exit": head})
+    torch.testing.assert_close(aux, {"exit/exit": head, **stats})
     torch.testing.assert_close(module(x), rest)
 
 
