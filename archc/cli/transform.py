@@ -55,6 +55,9 @@ def transform(
     ] = None,
     check: Annotated[bool, typer.Option(help="check the contract: compare the two functions")] = True,
     allow_reinit: Annotated[bool, typer.Option("--allow-reinit", help="weights may be drawn anew")] = False,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write a listing of the graph after each pass")
+    ] = None,
     seed: Seed = 0,
     settings: Set = None,
     dims: Dims = None,
@@ -84,9 +87,8 @@ def transform(
             for step in steps:
                 _tell_plan(step)
         raise typer.Exit(0 if all(s.found.sites or s.changed for s in steps) else 1)
-    made = run(
-        model, *specs, weights=weights, at=at or (), data=data, seed=seed, check=check, allow_reinit=allow_reinit
-    )
+    options: dict[str, Any] = {"at": at or (), "data": data, "seed": seed, "dump": dump}
+    made = run(model, *specs, weights=weights, check=check, allow_reinit=allow_reinit, **options)
     if draw:
         made.draw(draw)
     if weights_out and made.weights is not None:
@@ -117,6 +119,7 @@ def _tell(made: Transformed) -> None:
         sites = [s.anchor.name for s in step.found.sites]
         where = f" at {_listed(sites)}" if sites else "" if step.changed else ": nothing to do"
         note(f"{step.spec}{where}")
+        note(f"  {step.seconds * 1000:.0f} ms", at=1)
         for refusal in step.found.refusals:
             note(f"  not at {refusal.anchor.name}: {refusal.reason}" + (f" ({refusal.found})" if refusal.found else ""))
     for m in made.measured:

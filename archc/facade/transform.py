@@ -7,7 +7,6 @@ the weights that are returned are those, rounded once to the parameters' own for
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ from archc.facade.sameness import Mode, Sameness, observer, same_function
 from archc.facade.weights import Given, resolve
 from archc.grammar.printer import print_graph
 from archc.ir.clone import clone
-from archc.ir.diagnostics import fail
+from archc.ir.diagnostics import CompileError, fail
 from archc.ir.graph import Graph
-from archc.passes.manager import KINDS, Context, Contract, Measured, Pass, run_passes
+from archc.passes.manager import KINDS, Context, Contract, Dump, Measured, Pass, dump_to, run_passes
 from archc.passes.spec import parse_pass
 from archc.passes.transform import Found, Site
 
@@ -117,13 +116,15 @@ def transform(
     seed: int = 0,
     check: bool = True,
     allow_reinit: bool = False,
+    dump: Path | str | None = None,
 ) -> Transformed:
     """Change a network by passes (`"glu"`, `"moe(experts = 8, top_k = 2)"`; see `archc passes`), one after the other.
 
     `at` selects where (see `archc.passes.where`); a spec may say so itself: `"glu at layers 4..8"`. `weights` carry
     over; without them the new network's structure alone is made. `data` are inputs by name, or a numpy file of such:
     passes that fit something fit it to these (else to random ones), and errors are measured on them. With `check`, the
-    contract is checked: what is promised to be exact is compared in float64 and float32.
+    contract is checked: what is promised to be exact is compared in float64 and float32. `dump` names a folder for a
+    listing of the graph after each pass.
 
     Raises: CompileError E0401–E0406 when a pass cannot be applied, E0407 when weights would be drawn anew and
     `allow_reinit` does not say that they may, or (exit code 3) when a contract does not hold. Nothing is changed then.
@@ -155,12 +156,10 @@ def transform(
         given = dict(resolve(model.graph, weights, seed).arrays)
         observe = _observer(model.graph, inputs, seed)
         context = Context(_wide(given), seed=seed, wide=True, observe=observe, data=inputs is not None)
-    steps = []
-    for step in chosen:
-        steps.append(_run(step, graph, context))
+    steps = _run(chosen, graph, context, None if dump is None else dump_to(Path(dump)))
     new = Model(graph, print_graph(graph))
     if given is None or context.weights is None:
-        return Transformed(new, None, model, tuple(steps), (), tuple(context.measured))
+        return Transformed(new, None, model, steps, (), tuple(context.measured))
     stored = {name: rounded(context.weights[name], p.type.dtype) for name, p in graph.parameters().items()}
     checks = tuple(_checks(model.graph, graph, given, context.weights, stored, contract, inputs, seed)) if check else ()
     for outcome in checks:
@@ -172,7 +171,7 @@ def transform(
                 help="nothing was changed; please report this with the program",
                 exit_code=3,
             )
-    return Transformed(new, stored, model, tuple(steps), checks, tuple(context.measured))
+    return Transformed(new, stored, model, steps, checks, tuple(context.measured))
 
 
 def plan(model: Model | Path | str, *passes: str, at: Sequence[str] | str = ()) -> list[Step]:
@@ -181,26 +180,30 @@ def plan(model: Model | Path | str, *passes: str, at: Sequence[str] | str = ()) 
 
     Raises: CompileError for specs and selections that cannot be read.
     """
-    from archc.ir.diagnostics import CompileError
-
-    graph, steps = clone(as_model(model).graph), []
+    graph, steps = clone(as_model(model).graph), list[Step]()
     for step in [parse_pass(p, at) for p in passes]:
-        context = Context()
         try:
-            steps.append(_run(step, graph, context))
+            steps += _run([step], graph, Context())
         except CompileError:
             if step.find is None:
                 raise
-            steps.append(Step(step.spec or step.name, step.contract, False, 0.0, step.find(graph)))
+            steps.append(Step(step.spec, step.contract, False, 0.0, step.find(graph)))
     return steps
 
 
-def _run(step: Pass, graph: Graph, context: Context) -> Step:
-    begin = time.perf_counter()
-    (ran,) = run_passes(graph, [step], context)
-    spec = step.spec or step.name
-    found = context.applied.pop()[1] if context.applied else Found()
-    return Step(spec, step.contract, ran.changed, time.perf_counter() - begin, found)
+def _run(passes: Sequence[Pass], graph: Graph, context: Context, dump: Dump | None = None) -> tuple[Step, ...]:
+    done = run_passes(graph, passes, context, dump)
+    found = iter([found for _, found in context.applied])
+    return tuple(
+        Step(
+            step.spec or step.name,
+            step.contract,
+            ran.changed,
+            ran.seconds,
+            Found() if step.find is None else next(found),
+        )
+        for step, ran in zip(passes, done, strict=True)
+    )
 
 
 def joined(contracts: Sequence[Contract]) -> Contract:

@@ -94,6 +94,14 @@ def test_a_diff_and_a_picture(archc, two, tmp_path):
     assert archc("transform", two, "--pass", "glu", "--draw", tmp_path / "c.gif").code == 2
 
 
+def test_listings_after_each_pass(archc, two, tmp_path):
+    specs = ("--pass", "glu", "--pass", "cse", "--pass", "glu at nowhere")
+    ran = archc("transform", two, *specs, "--dump", tmp_path / "dumps")
+    assert ran.code == 1
+    assert "in pass `glu` after `glu`, `cse`" in ran.err
+    assert sorted(p.name for p in (tmp_path / "dumps").iterdir()) == ["00-input.txt", "01-glu.txt"]
+
+
 def test_nothing_is_lost_when_a_pass_cannot_be_applied(archc, two, weights, tmp_path):
     out, kept = tmp_path / "o.arch", weights.read_bytes()
     out.write_text("old")
