@@ -8,14 +8,14 @@ rational functions among groups of channels and puts them before a linear map: `
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, get_args
 
 from pydantic import PositiveInt, model_validator
 
 from archc.ir.dims import Dim
 from archc.ir.graph import GraphBuilder, Node, Value
-from archc.ir.init import Init, fan_in_uniform
+from archc.ir.init import ZEROS, Init, fan_in_uniform
 from archc.ir.op import REGISTRY, Bound, Call, Dims, OpDef, Params, Weight, register
 from archc.ir.ops.activations import TANH
 from archc.ir.ops.constants import CONSTANT, scalar
@@ -41,6 +41,14 @@ RATIONAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 DEGREES = (5, 4)
 
 
+Base = Literal[
+    "silu", "gelu", "relu", "tanh", "identity", "none", "relu6", "leaky_relu", "elu", "sigmoid", "hardsigmoid",
+    "hardswish", "softplus", "mish",
+]  # fmt: skip
+"""Functions of the linear part: activations with their usual parameters."""
+BASES: tuple[str, ...] = get_args(Base)
+
+
 class KanParams(Params):
     """How the functions are made.
 
@@ -49,19 +57,19 @@ class KanParams(Params):
             "grkan": a rational function of degrees 5 and 4 for each of `groups` groups of channels
     base    the function of the linear part, or "none"; for "grkan" what the rational functions start as; by default
             "silu" for splines and "grkan", none for the other two
-    noise   how far initial spline coefficients lie from 0: U(-noise/2, noise/2) / grid
-    bias    of "fourier" and "grkan"; the other bases contain the constant
+    noise   how far initial spline coefficients lie from 0: U(-noise/2, noise/2) / grid; 0 means zeros for every basis
+    bias    by default of "fourier" and "grkan" alone: the other bases contain the constant, splines within `range`
     """
 
     out: PositiveInt
     basis: Literal["bspline", "fourier", "chebyshev", "grkan"] = "bspline"
     grid: PositiveInt = 5
     order: PositiveInt = 3
-    base: Literal["silu", "gelu", "relu", "tanh", "identity", "none"] | None = None
+    base: Base | None = None
     range: tuple[float, float] = (-1.0, 1.0)
     groups: PositiveInt = 1
     noise: float = 0.1
-    bias: bool = True
+    bias: bool | None = None
     init: str | None = None
 
     @model_validator(mode="after")
@@ -85,7 +93,7 @@ class KanParams(Params):
 
     @property
     def has_bias(self) -> bool:
-        return self.bias and self.basis in ("fourier", "grkan")
+        return self.basis in ("fourier", "grkan") if self.bias is None else self.bias
 
     @property
     def functions(self) -> int:
@@ -129,6 +137,8 @@ def _linear_init(p: KanParams, shape: tuple[int, ...], dims: Dims) -> Init:
 
 def _coefficients_init(p: KanParams, shape: tuple[int, ...], dims: Dims) -> Init:
     i = _inputs(p, dims)
+    if p.noise == 0:
+        return ZEROS
     if p.basis == "bspline":
         return Init("uniform", p.noise / 2 / p.grid)
     if p.basis == "fourier":
@@ -241,6 +251,13 @@ def _decompose(b: GraphBuilder, node: Node) -> Sequence[Value]:
     return [result]
 
 
+def _spelled(call: Call[KanParams], bound: Bound) -> Mapping[str, Any]:
+    """Whether there is a bias; where there is one beside a basis with the constant, that is told apart."""
+    p = call.params
+    usual = p.basis in ("fourier", "grkan")
+    return {"bias": p.has_bias if usual else "beside" if p.has_bias else True}
+
+
 KAN = register(
     OpDef(
         name="kan",
@@ -249,6 +266,7 @@ KAN = register(
         params=KanParams,
         operands=("x",),
         sizes=_sizes,
+        spelled=_spelled,
         weights={
             "weight": Weight(_linear_init, main=True),
             "base_weight": Weight(_linear_init, when="has_base", main=True),

@@ -50,7 +50,7 @@ def _(n: TorchNode) -> str:
         basis = f"{p.basis}_basis({n.x}, {p.grid if p.basis == 'fourier' else p.order})"
     terms = [f'torch.einsum("...ik,oik->...o", {basis}, {n.coefficients})']
     if p.has_base:
-        spellings = {"identity": n.x, "tanh": f"torch.tanh({n.x})"}
+        spellings = {"identity": n.x, "tanh": f"torch.tanh({n.x})", "sigmoid": f"torch.sigmoid({n.x})"}
         terms.insert(0, f"F.linear({spellings.get(p.base_function, f'F.{p.base_function}({n.x})')}, {n.base_weight})")
     if p.has_bias:
         terms.append(n.bias)

@@ -55,7 +55,6 @@ def _kan(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
     y = (terms.unsqueeze(-3) * w["coefficients"]).sum((-1, -2))
     if "base_weight" in w:
         base = p["base"] or "silu"
-        y = y + affine(
-            x if base == "identity" else REFERENCE[base]({"approximate": "none"}, [x], {}), w["base_weight"], None
-        )
+        usual = {"approximate": "none", "negative_slope": 0.01, "alpha": 1.0, "beta": 1.0, "threshold": 20.0}
+        y = y + affine(x if base == "identity" else REFERENCE[base](usual, [x], {}), w["base_weight"], None)
     return y + w["bias"] if "bias" in w else y
