@@ -11,13 +11,16 @@ from archc.ir.diagnostics import fail
 from archc.passes.early_exit import EARLY_EXIT
 from archc.passes.gated import GATED_ATTENTION, GATED_CONV, GMLP
 from archc.passes.glu import GLU
+from archc.passes.kan import KAN_EDGES
 from archc.passes.low_rank import LOW_RANK
 from archc.passes.manager import Pass
+from archc.passes.moe import MOE_PASS
 from archc.passes.pipeline import NAMED
 from archc.passes.prune import PRUNE
 from archc.passes.rezero import REZERO
 from archc.passes.skip import SKIP_BLOCKS
 from archc.passes.transform import Transform
+from archc.passes.widen import WIDEN
 
 PASSES: Mapping[str, Pass] = {p.name: p for p in NAMED}
 """What keeps the function, whatever the network."""
@@ -25,13 +28,16 @@ PASSES: Mapping[str, Pass] = {p.name: p for p in NAMED}
 _TRANSFORMS: tuple[Transform[Any], ...] = (
     LOW_RANK,
     REZERO,
+    MOE_PASS,
     GLU,
     GATED_ATTENTION,
     GATED_CONV,
     GMLP,
+    KAN_EDGES,
     SKIP_BLOCKS,
     EARLY_EXIT,
     PRUNE,
+    WIDEN,
 )
 
 TRANSFORMS: Mapping[str, Transform[Any]] = {t.name: t for t in _TRANSFORMS}
