@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -60,17 +61,22 @@ def where_rank(rank: te.Tensor, k: int) -> te.Tensor:
 # Rows that go where the network decides
 
 
-def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[te.Tensor]:
+def route(
+    index: te.Tensor, destinations: int, capacity: float | None = None, most: Expr | None = None
+) -> list[te.Tensor]:
     """Sort rows by destination, in their order: `index` [R, k] holds where each row goes, -1 for nowhere.
 
-    Returns order [R k] (the rows that go to destination 0, then those to 1, …; the rest undefined), counts and starts
-    [destinations], and slot [R, k]: the place of each entry of `index` in `order`, -1 for none. A destination takes at
-    most ceil(capacity R k / destinations) rows.
+    Returns order [R k] (the rows that go to destination 0, then those to 1, …; the rest undefined), counts
+    [destinations], starts [destinations + 1], and slot [R, k]: the place of each entry of `index` in `order`, -1 for
+    none. A destination takes at most ceil(capacity R k / destinations) rows. With `most`, at least the number of all
+    that go somewhere, order has that length and is followed by group [most], the destination of each place; what is
+    left over points to row 0 and the last destination.
     """
     rows, k = index.shape
+    length = rows * k if most is None else most
 
     def write(ins: Any, outs: Any) -> Any:
-        (index,), (order, counts, starts, slot) = ins, outs
+        (index,), (order, counts, starts, slot, *group) = ins, outs
         out = Emitter()
         zero, one = tirx.IntImm("int64", 0), tirx.IntImm("int64", 1)
         with out.loop(destinations, name="d") as d:
@@ -88,17 +94,25 @@ def route(index: te.Tensor, destinations: int, capacity: float | None) -> list[t
                     out.store(slot, [r, j], taken)
                     out.store(counts, [where], taken + one)
         out.store(starts, [0], zero)
-        with out.loop(destinations - 1, name="d") as d:
+        with out.loop(destinations, name="d") as d:
             out.store(starts, [d + 1], starts[d] + counts[d])
         with out.loop(rows, name="r") as r, out.loop(k, name="j") as j, out.when(slot[r, j] >= 0):
-            place = out.bind("place", starts[index[r, j]] + slot[r, j])
+            where = out.bind("where", index[r, j])
+            place = out.bind("place", starts[where] + slot[r, j])
             out.store(order, [place], r)
             out.store(slot, [r, j], place)
+            if group:
+                out.store(group[0], [place], where)
+        if group:
+            done = out.bind("done", starts[destinations])
+            with out.loop(length - done, name="rest") as rest:
+                out.store(order, [done + rest], zero)
+                out.store(group[0], [done + rest], tirx.IntImm("int64", destinations - 1))
         return out.finish()
 
-    each = (tirx.IntImm("int64", destinations),)
-    made = te.extern([(rows * k,), each, each, (rows, k)], [index], write, name="route", dtype=["int64"] * 4)
-    return list(made)
+    sizes = [(tirx.IntImm("int64", d),) for d in (destinations, destinations + 1)]
+    shapes = [(length,), *sizes, (rows, k)] + ([] if most is None else [(length,)])
+    return list(te.extern(shapes, [index], write, name="route", dtype=["int64"] * len(shapes)))
 
 
 def copy(x: te.Tensor) -> te.Tensor:
@@ -167,6 +181,47 @@ def takes_none(counts: te.Tensor, slot: te.Tensor) -> te.Tensor:
 def takes_all(counts: te.Tensor, slot: te.Tensor) -> te.Tensor:
     """Whether all rows go to the only destination. `slot` tells how many there are."""
     return te.compute((), lambda: counts(0) >= slot.shape[0], name="takes_all")
+
+
+def grouped_linear(
+    x: te.Tensor, starts: te.Tensor, group: te.Tensor, weight: te.Tensor, bias: te.Tensor, *order: te.Tensor
+) -> te.Tensor:
+    """[M, N]: row i of x [M, K] (row order[i] of x [R, K]) times weight[group[i]] of weight [E, K, N], plus a row of
+    bias [E, N].
+
+    Rows are in the order of their groups: group e has places starts[e] to starts[e + 1] - 1. A row behind the last has
+    a sum of 0 here, and in kernels whatever memory held; nobody reads it.
+    """
+
+    def product(i: Expr, k: Expr, column: Expr) -> Expr:
+        return weight(group(i), k, column)
+
+    return grouped_sums(x, starts, group, (weight.shape[1], weight.shape[2]), product, bias, order)
+
+
+def grouped_sums(
+    x: te.Tensor,
+    starts: te.Tensor,
+    group: te.Tensor,
+    sizes: tuple[Expr, Expr],
+    weight: Callable[[Expr, Expr, Expr], Expr],
+    bias: te.Tensor,
+    order: Sequence[te.Tensor],
+    **attributes: str,
+) -> te.Tensor:
+    """`grouped_linear` with `weight(i, k, column)` for weights in any layout; `attributes` mark the sums."""
+    depth, columns = sizes
+    inner = te.reduce_axis((0, depth), name="k")
+    zero = tirx.const(0.0, x.dtype)
+
+    def term(i: Expr, column: Expr) -> Expr:
+        value = x(order[0](i) if order else i, inner)
+        there = tirx.Select(i < starts(starts.shape[0] - 1), value, zero)
+        return te.sum(there * weight(i, inner, column), axis=[inner])
+
+    shape = (group.shape[0], columns)
+    sums = te.compute(shape, term, name="grouped", attrs=attributes)
+    return te.compute(shape, lambda i, column: sums(i, column) + bias(group(i), column), name="biased")
 
 
 def scatter_rows(found: te.Tensor, slot: te.Tensor, x: te.Tensor) -> te.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,16 +74,9 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
         def tile(height: int) -> None:
             exact = known is not None and known % height == 0
             at = [first + r if exact else out.bind("row", tirx.min(first + r, rows - 1)) for r in range(height)]
-            phases = _phases(height * columns // machine.isa.lanes, depth)
-            sums = Tile.zero(out, height * phases, columns, machine.isa.lanes)
-            with out.loop(depth // phases, name="k") as steps:
-
-                def term(r: int, c: Expr) -> Expr:
-                    k = steps * phases + r // height
-                    return matrix[at[r % height], k] * packed[block, k, c]
-
-                sums.accumulate(out, term)
-            sums = sums.folded(out, height)
+            sums = folded_sums(
+                out, height, columns, depth, machine, lambda r, k, c: matrix[at[r], k] * packed[block, k, c]
+            )
             last = n - (blocks - 1) * columns
             epilogue.store(
                 sums,
@@ -99,6 +92,17 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
         else:
             by_height(out, rows - first, height, tile)
     return program.rewritten(out.finish())
+
+
+def folded_sums(
+    out: Emitter, height: int, columns: int, depth: int, machine: Machine, term: Callable[[int, Expr, Expr], Expr]
+) -> Tile:
+    """The tile of sums of term(row, k, column) over k."""
+    phases = _phases(height * columns // machine.isa.lanes, depth)
+    sums = Tile.zero(out, height * phases, columns, machine.isa.lanes)
+    with out.loop(depth // phases, name="k") as steps:
+        sums.accumulate(out, lambda r, c: term(r % height, steps * phases + r // height, c))
+    return sums.folded(out, height)
 
 
 def _phases(sums: int, depth: int) -> int:

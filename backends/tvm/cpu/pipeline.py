@@ -8,17 +8,26 @@ from tvm import ir, relax, tirx
 from archc.backends.tvm.cpu.conv import conv_kernel
 from archc.backends.tvm.cpu.elementwise import pointwise_kernel
 from archc.backends.tvm.cpu.gemm import gemm_kernel, matmul_kernel
+from archc.backends.tvm.cpu.grouped import grouped_kernel
 from archc.backends.tvm.cpu.isa import isa_of
 from archc.backends.tvm.cpu.loops import Machine
 from archc.backends.tvm.cpu.order import SizesFirst
 from archc.backends.tvm.cpu.patterns import UnequalExtents
 from archc.backends.tvm.cpu.program import parse
+from archc.backends.tvm.cpu.quantised import codes_kernel
 from archc.backends.tvm.cpu.rows import reduction_kernel
 from archc.backends.tvm.cpu.select import SelectKernels
 from archc.backends.tvm.exact import legalizations
 
 _GENERIC = "archc.generic"
-_KERNELS = {"gemm": gemm_kernel, "matmul": matmul_kernel, "conv": conv_kernel, "depthwise": conv_kernel}
+_KERNELS = {
+    "gemm": gemm_kernel,
+    "codes": codes_kernel,
+    "grouped": grouped_kernel,
+    "matmul": matmul_kernel,
+    "conv": conv_kernel,
+    "depthwise": conv_kernel,
+}
 
 
 def optimise(module: ir.IRModule, target: tvm.target.Target, *, threads: int) -> ir.IRModule:

@@ -14,7 +14,7 @@ import numpy as np
 import tvm_ffi
 from tvm import ir, relax, tirx
 
-from archc.backends.tvm.cpu import conv, gemm, norms, pool, transposed
+from archc.backends.tvm.cpu import conv, gemm, grouped, norms, pool, quantised, transposed
 from archc.backends.tvm.cpu.emit import as_int
 from archc.backends.tvm.cpu.loops import Machine
 
@@ -209,6 +209,9 @@ def _matmul(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     weight = self.constant(b)
     if weight is not None and weight.ndim == 2:
         return gemm.matmul_constant(self.builder_, a, weight, self.machine)
+    codes = quantised.codes_of(self, b)
+    if codes is not None:
+        return quantised.matmul_codes(self.builder_, a, codes, self.machine)
     a, a_axes = _through_permute(self, a)
     b, b_axes = _through_permute(self, b)
     return gemm.matmul(self.builder_, a, b, a_axes, b_axes)
@@ -221,6 +224,18 @@ def _through_permute(self: SelectKernels, value: relax.Expr) -> tuple[relax.Expr
     return value, list(range(rank(value)))
 
 
+@rule("call_tir")
+def _grouped(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
+    """The products of a mixture's experts."""
+    function = self.builder_.get()[call.args[0]]
+    if function.attrs is None or grouped.MARK not in function.attrs:
+        return None
+    x, starts, group, weight, *rest = call.args[1].fields
+    array = self.constant(weight)
+    assert array is not None, "an expert's weights are constants"
+    return grouped.grouped_constant(self.builder_, x, starts, group, array, rest, self.machine)
+
+
 # Convolutions
 
 
@@ -228,6 +243,8 @@ def _through_permute(self: SelectKernels, value: relax.Expr) -> tuple[relax.Expr
 def _convolve(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     x, weight = call.args
     array = self.constant(weight)
+    if array is None:
+        array = quantised.filters_of(self, weight)
     if array is None or _dtype(call) != "float32" or _dtype(x) != "float32":
         return None
     attrs = call.attrs

@@ -41,12 +41,12 @@ def _captured(n: TvmNode) -> Sequence[Any]:
 
 def bind_rows(n: TvmNode, region: Graph, axis: int, size: Any) -> None:
     """Let the symbol that a region counts its rows by stand for `size`."""
-    name = _row_symbol(region, axis)
+    name = row_symbol(region, axis)
     if name is not None:
         n.lowerer.symbols[name] = size
 
 
-def _row_symbol(region: Graph, axis: int = 0) -> str | None:
+def row_symbol(region: Graph, axis: int = 0) -> str | None:
     dim = region.inputs[0].type.shape[axis]
     return next((name for name in symbols(dim) if str(dim) == name), None)
 
@@ -212,7 +212,7 @@ class _Part:
     def body(self, rows: int | None) -> Any:
         """The region on `rows` rows, any number where that is None."""
         s = self.scope()
-        name = _row_symbol(self.region)
+        name = row_symbol(self.region)
         assert name is not None, f"{self.region.name} is not typed on rows"
         s.lowerer.symbols[name] = tirx.Var("rows", "int64") if rows is None else rows
         formal, *captured = self.region.inputs
@@ -246,7 +246,7 @@ class _Part:
 
     def route_variables(self, s: _Scope) -> list[Any]:
         rows = s.lowerer.dim(self.operand.type.shape[0])
-        shapes = {"order": [rows], "counts": [1], "starts": [1], "slot": [rows, 1]}
+        shapes = {"order": [rows], "counts": [1], "starts": [2], "slot": [rows, 1]}
         return [relax.Var(name, relax.TensorType(shape, "int64")) for name, shape in shapes.items()]
 
     def given(self, otherwise: Any) -> list[Any]:
