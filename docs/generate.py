@@ -162,7 +162,7 @@ Each of the 1797 digits is composed onto `copies` canvases: in a scale of 0.8–
 all of it is seen, in a contrast of 0.5–1, under normal noise that is cut off at black and white. The source images are
 split first, so that no digit stands on two sides. Everything is drawn from `seed`.
 
-Input f32[N, 1, 16, 16], output f32[N, 10]. 4788 images train, 1200 validate, 1200 test.""",
+Input f32[N, 1, size, size], output f32[N, 10]. 4788 images train, 1200 validate, 1200 test.""",
     "breast_cancer": "Input f32[N, 30], output f32[N, 2]; each feature is centred and scaled.",
     "wine": "Input f32[N, 13], output f32[N, 3]; each feature is centred and scaled.",
     "npz": """\

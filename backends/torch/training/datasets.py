@@ -44,6 +44,12 @@ class DigitsConfig(TaskConfig):
     test: int = Field(300, ge=10, le=800)
 
 
+class HardDigitsConfig(DigitsConfig):
+    size: int = Field(12, ge=10, le=64, description="a canvas is size × size pixels")
+    copies: int = Field(4, ge=1, le=64, description="canvases that are composed of each digit")
+    noise: float = Field(0.1, ge=0, le=1, description="deviation of the noise, black to white being 1")
+
+
 class NpzConfig(SharesConfig):
     path: Path = Field(description="a file: `npz:data.npz` with arrays x and y")
     standardise: bool = Field(False, description="centre and scale each feature by the training split")
@@ -113,6 +119,72 @@ def digits(config: DigitsConfig) -> Task:
         array_digest(x, y),
         preprocessing,
         {"shift": 1},
+    )
+
+
+SCALES, CONTRASTS = (0.8, 1.2), (0.5, 1.0)
+
+
+def compose(digit: Array, config: HardDigitsConfig, number: int) -> Array:
+    """The canvases, u8[copies, 1, size, size], of one digit of 8×8 pixels in [0, 1]; its `number` and the seed decide.
+
+    Each shows it in a scale of 0.8–1.2 (bilinear), at a place where all of it is seen, in a contrast of 0.5–1, before
+    noise: normal, independent by pixel, cut off at black and white.
+
+    >>> quiet = HardDigitsConfig(size=10, copies=2, noise=0)
+    >>> compose(np.ones((8, 8)), quiet, 0)[:, 0].max((1, 2)).tolist()  # two contrasts
+    [141, 147]
+    """
+    rng = counter_rng(config.seed, "compose", number)
+    scale = rng.uniform(*SCALES, (config.copies, 1, 1))
+    places = rng.uniform(0, config.size - 8 * scale, (config.copies, 2, 1))  # of the upper left corner
+    contrast = rng.uniform(*CONTRASTS, (config.copies, 1, 1))
+    centres = (np.arange(config.size) + 0.5 - places) / scale - 0.5  # (copies, 2, size), in pixels of the digit
+    weights = np.maximum(0, 1 - np.abs(centres[..., None] - np.arange(8)))  # (copies, 2, size, 8)
+    canvas = contrast * (weights[:, 0] @ digit @ weights[:, 1].swapaxes(1, 2))
+    canvas = canvas + config.noise * rng.standard_normal(canvas.shape)
+    return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8)[:, None]
+
+
+def hard_digits(config: HardDigitsConfig) -> Task:
+    """Shifted noisy digits: `digits` on a larger canvas, see `compose`. The 1797 source images are split first, the
+    same way, so that no digit stands on two sides; then each split is composed of its own.
+
+    >>> task = hard_digits(HardDigitsConfig())
+    >>> str(task.inputs[0]), [len(split) for split in task.splits.values()]
+    ('f32[1, 12, 12]', [4788, 1200, 1200])
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    y = data.target.astype(np.int64)
+    x = np.stack([compose(image / 16, config, number) for number, image in enumerate(data.images)])
+    parts = stratified_split(y, config.val, config.test, config.seed)
+    splits = {
+        name: ArraySplit(
+            (torch.from_numpy(x[rows].reshape(-1, *x.shape[2:])),), torch.from_numpy(y[rows].repeat(config.copies))
+        )
+        for name, rows in parts.items()
+    }
+    train = x[parts["train"]] / 255
+    preprocessing = Preprocessing(
+        kind="image",
+        scale=1 / 255,
+        mean=(float(train.mean()),),
+        std=(float(train.std()),),
+        labels=tuple(map(str, range(10))),
+        size=config.size,
+        channels=1,
+    )
+    return Task(
+        "hard_digits",
+        config,
+        (TensorType((1, config.size, config.size), "f32"),),
+        TensorType((10,), "f32"),
+        CLASSIFICATION,
+        splits,
+        array_digest(x, y),
+        preprocessing,
     )
 
 
@@ -234,6 +306,9 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 KINDS = (
     TaskKind("digits", DigitsConfig, digits, "handwritten digits, 8×8 pixels, 1797 images, 10 classes"),
+    TaskKind(
+        "hard_digits", HardDigitsConfig, hard_digits, "shifted, scaled and noisy digits on a canvas of 12×12 pixels"
+    ),
     TaskKind(
         "breast_cancer",
         SharesConfig,

@@ -73,10 +73,12 @@ class Recipe(BaseModel):
         return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-_PURPOSES = ("order", "augment", "split")
+_PURPOSES = ("order", "augment", "split", "compose")
 
 
-def counter_rng(seed: int, purpose: Literal["order", "augment", "split"], *counter: int) -> np.random.Generator:
+def counter_rng(
+    seed: int, purpose: Literal["order", "augment", "split", "compose"], *counter: int
+) -> np.random.Generator:
     """Random numbers that depend on nothing but their address: the same after a resume as before.
 
     >>> bool(counter_rng(0, "order", 3).integers(1000) == counter_rng(0, "order", 3).integers(1000))

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from archc.backends.preprocessing import Preprocessing
-from archc.backends.torch.training import Recipe, Task, evaluate, load_task, train
-from archc.backends.torch.training.datasets import stratified_split
+from archc.backends.torch.training import ArraySplit, Recipe, Task, evaluate, load_task, train
+from archc.backends.torch.training.datasets import HardDigitsConfig, compose, hard_digits, stratified_split
 from archc.backends.weights import Array
 from archc.ir.diagnostics import CompileError, Diagnostic
 
@@ -68,6 +70,78 @@ def test_digits_are_the_real_ones_split_by_seed_without_overlap() -> None:
     assert keys(other, "test") != keys(task, "test")
     assert other.data_sha256 == task.data_sha256
     assert other.key != task.key
+
+
+def test_hard_digits_show_every_digit_in_full_at_any_place_and_scale() -> None:
+    task = load_task("hard_digits?size=20&copies=3&noise=0")
+    x, y = rows(task, "val")
+    assert (x.shape, x.dtype, y.shape) == ((900, 1, 20, 20), torch.uint8, (900,))
+    assert str(task.inputs[0]) == "f32[1, 20, 20]"
+    assert torch.equal(y, rows(load_task("digits"), "val")[1].repeat_interleave(3))  # the same digits are held out
+    lit = (x[:, 0] > 0).float()
+    heights, tops = lit.amax(2).sum(1), lit.amax(2).argmax(1)
+    assert float(heights.min()) >= 6  # 8 pixels, times 0.8 to 1.2, and soft edges
+    assert float(heights.max()) <= 12
+    assert set(range(1, 11)) <= set(tops.tolist())
+    contrasts = x.amax((1, 2, 3)) / 255
+    assert float(contrasts.min()) > 0.4
+    noisy = rows(load_task("hard_digits?noise=0.2"), "val")[0].float() / 255
+    corner = noisy[:, 0, 0, 0]  # black, mostly: half of the noise is cut off
+    assert 0.4 < float((corner == 0).float().mean()) < 0.6
+    assert 0.1 < float(corner.std()) < 0.13  # 0.2 · sqrt(1/2 - 1/(2π)) = 0.117
+
+
+def test_hard_digits_are_drawn_from_the_seed_alone() -> None:
+    task, again, other = (load_task(f"hard_digits?copies=2{seed}") for seed in ("", "&seed=0", "&seed=1"))
+    assert keys(task, "test") == keys(again, "test")
+    assert (task.data_sha256, task.key) == (again.data_sha256, again.key)
+    assert task.data_sha256 != other.data_sha256
+    assert not set(keys(task, "train")) & set(keys(other, "train"))
+
+
+def test_hard_digits_compose_no_digit_into_two_splits() -> None:
+    def sources(task: Task, split: str) -> set[int]:
+        """Which of the 1797 the canvases show: those whose `compose` gives them."""
+        return {home[key] for key in keys(task, split)}
+
+    def shared(task: Task) -> int:
+        return len(sources(task, "train") & (sources(task, "val") | sources(task, "test")))
+
+    config = HardDigitsConfig(copies=2)
+    home = {
+        canvas.tobytes(): number
+        for number, digit in enumerate(load_digits().images)
+        for canvas in compose(digit / 16, config, number)
+    }
+    assert len(home) == 2 * 1797
+    task = hard_digits(config)
+    assert shared(task) == 0
+    assert sum(len(sources(task, split)) for split in ("train", "val", "test")) == 1797
+    # The control: composed first and split afterwards, digits do stand on both sides.
+    x, y = (torch.cat(parts) for parts in zip(*(rows(task, s) for s in ("train", "val", "test")), strict=True))
+    mixed = stratified_split(y.numpy(), 600, 600, seed=0)
+    splits = {name: ArraySplit((x[part],), y[part]) for name, part in mixed.items()}
+    assert shared(replace(task, splits=splits)) > 300
+
+
+def test_hard_digits_can_be_learned_and_shuffled_labels_cannot() -> None:
+    task = load_task("hard_digits")
+    x, y = rows(task, "train")
+    shuffled = y[torch.from_numpy(np.random.default_rng(0).permutation(len(y)))]
+    unlearnable = replace(task, splits={**task.splits, "train": ArraySplit((x,), shuffled)})
+
+    def accuracy(task: Task) -> float:
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(),
+            nn.Linear(128, 10),
+        )  # fmt: skip
+        result = train(module, task, Recipe.for_task(task.defaults, steps=100, lr=0.01, device="cpu"))
+        assert result.test is not None
+        return result.test.metrics["accuracy"]
+
+    assert accuracy(task) > 0.5  # chance is 0.1
+    assert accuracy(unlearnable) < 0.2
 
 
 def test_stratified_split_shares_out_every_stratum_and_every_example_once() -> None:
