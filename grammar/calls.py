@@ -149,9 +149,9 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
             allowed = [*regions, *fields, *operand_names, "name"]
             raise _unknown(op.name, key, allowed, argument)
     for role in weights:  # giving a bias says that there is one
-        switch = op.weights[role].when
-        if switch in fields and written_fields(op.params)[switch].annotation is bool:
-            params.setdefault(switch, Argument(True, arguments.span))
+        for switch in (op.weights[role].when, role):
+            if switch in fields and written_fields(op.params)[switch].annotation in (bool, bool | None):
+                params.setdefault(switch, Argument(True, arguments.span))
     late = any(weight.tied for weight in op.weights.values())
     checked = None if late else validate(op, params, arguments.span)
     return OpArguments(checked, tuple(operands), named, weights, bodies, name, name_span, params)

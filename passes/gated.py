@@ -195,7 +195,7 @@ def _gate_tokens(graph: Graph, sites: Sequence[Site], options: GmlpOptions, cont
         e = editor.beside(site.graph, old)
         hidden = seen = e(old.op, first.output, full_name=old.name, params=old.params)
         if options.own:
-            own = partners.add(e, first, first.op, block.x, "own", params=first.params)
+            own = partners.add(e, first, first.op, first.operands[0], "own", params=first.params)
             seen = e(old.op, own.output, name=old.op.name, params=old.params)
         if image:
             seen = e(TRANSPOSE, e(FLATTEN, seen, name="flatten", from_=2), name="transpose", a=1, b=2)

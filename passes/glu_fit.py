@@ -128,10 +128,10 @@ def _matrix(layer: Node, context: Context) -> tuple[Array, Array]:
 
 def build(e: Editor, block: FeedForward, fitted: Fitted, up: Up, partners: Partners) -> tuple[Node, Node]:
     """The gate's layer, in place of the old first one, and the one beside it."""
-    first = _resized(e, block.up, block.x, fitted.first, partners.context, out=fitted.hidden)
+    first = _resized(e, block.up, block.up.operands[0], fitted.first, partners.context, out=fitted.hidden)
     born = {"init": "zeros"} if up == "one" else {}
     params = first.params.model_copy(update={"bias": True, **born})
-    beside = partners.add(e, first, first.op, block.x, "up", bias=ONES if up == "one" else None, params=params)
+    beside = partners.add(e, first, first.op, first.operands[0], "up", bias=ONES if up == "one" else None, params=params)
     _store(beside, fitted.up, partners.context)
     return first, beside
 
