@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from archc.ir.diagnostics import fail
+from archc.passes.deepen import DEEPEN
 from archc.passes.early_exit import EARLY_EXIT
 from archc.passes.gated import GATED_ATTENTION, GATED_CONV, GMLP
 from archc.passes.glu import GLU
@@ -38,6 +39,7 @@ _TRANSFORMS: tuple[Transform[Any], ...] = (
     EARLY_EXIT,
     PRUNE,
     WIDEN,
+    DEEPEN,
 )
 
 TRANSFORMS: Mapping[str, Transform[Any]] = {t.name: t for t in _TRANSFORMS}

@@ -13,6 +13,7 @@ from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.init import Init
 from archc.passes.manager import Context
+from archc.passes.resize import elements
 from archc.passes.units import Unit, roles
 
 if TYPE_CHECKING:
@@ -91,24 +92,6 @@ def _place_of(outer: AxisVar, own: int, variables: Sequence[AxisVar]) -> int:
     """The axis that tells which element of an outer leaf a place belongs to: the own one, or the other that has it."""
     with_it = [i for i, v in enumerate(variables) if any(leaf is outer for leaf in v.leaves())]
     return own if own in with_it else with_it[0]
-
-
-def elements(var: AxisVar, leaf: AxisVar) -> NDArray[np.intp]:
-    """The element of a leaf at each place of an axis; -1 where the place is not of the leaf (another part of a sum)."""
-    import numpy as np
-
-    var = var.find()
-    assert isinstance(var.size, int)
-    if var.kind == "leaf":
-        return np.arange(var.size) if var is leaf else np.full(var.size, -1)
-    parts = [elements(part, leaf) for part in var.parts]
-    if var.kind == "sum":
-        return np.concatenate(parts)
-    found, inside = np.full(var.size, -1), 1
-    for part in reversed(parts):
-        digit = np.arange(var.size) // inside % len(part)
-        found, inside = np.maximum(found, part[digit]), inside * len(part)
-    return found
 
 
 def _activity(graph: Graph, unit: Unit, c: AxisClass, context: Context) -> Array | None:

@@ -139,6 +139,26 @@ def _old(var: AxisVar, place: Table, scope: Mapping[AxisVar, Table], choice: Cho
     return image
 
 
+def elements(var: AxisVar, leaf: AxisVar, sizes: Sizes | None = None) -> Table:
+    """The element of a leaf at each place of an axis (of new sizes); -1 where the place is not of the leaf, but of
+    another part of a sum."""
+    import numpy as np
+
+    var, sizes = var.find(), sizes or {}
+    size = new_size(var, sizes)
+    assert isinstance(size, int), "an axis of symbolic size has no places"
+    if var.kind == "leaf":
+        return np.arange(size) if var is leaf else np.full(size, -1)
+    parts = [elements(part, leaf, sizes) for part in var.parts]
+    if var.kind == "sum":
+        return np.concatenate(parts)
+    found, inside = np.full(size, -1), 1
+    for part in reversed(parts):
+        digit = np.arange(size) // inside % len(part)
+        found, inside = np.maximum(found, part[digit]), inside * len(part)
+    return found
+
+
 # -- parameters that hold sizes -------------------------------------------------------------------------------------
 
 
