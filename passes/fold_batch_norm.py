@@ -83,10 +83,11 @@ def _fold_back(edit: Rewiring, layer: Node, norm: Node) -> bool:
     values = {"weight": _outputs_scaled(layer, scale, edit.weights)}
     bias = weight(layer, "bias", edit.weights)
     values["bias"] = shift if bias is None else scale * bias + shift
-    if not edit.storable(values, layer):
+    stored = edit.stored(values, layer)
+    if stored is None:
         return False
     params = with_values(layer.params, bias=True)
-    new = edit.layer(layer, layer.operands[0], params, values, instead_of=[layer, norm])
+    new = edit.layer(layer, layer.operands[0], params, stored, instead_of=[layer, norm])
     norm.output.replace_all_uses(new.output, edit.graph)
     return True
 
@@ -110,10 +111,11 @@ def _fold_ahead(edit: Rewiring, norm: Node) -> None:
     scale, shift = _affine(norm, edit.weights)
     if shift.any() and not all(map(_sees_no_border, readers)):
         return
-    made = [_inputs_scaled(layer, scale, shift, edit.weights) for layer in readers]
-    if not all(edit.storable(values, layer) for values, layer in zip(made, readers, strict=True)):
+    made = [edit.stored(_inputs_scaled(layer, scale, shift, edit.weights), layer) for layer in readers]
+    taken = [(layer, values) for layer, values in zip(readers, made, strict=True) if values is not None]
+    if len(taken) < len(readers):
         return
-    for layer, values in zip(readers, made, strict=True):
+    for layer, values in taken:
         params = with_values(layer.params, bias="bias" in values)
         new = edit.layer(layer, norm.operands[0], params, values, instead_of=[layer])
         layer.output.replace_all_uses(new.output, edit.graph)

@@ -10,7 +10,6 @@ rounding, in training too: the new weight's rows learn as the old weights would.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.convolution import CONV
@@ -18,9 +17,6 @@ from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.pieces import SPLIT
 from archc.passes.layers import Rewiring, owns_weights, parameter_users, with_values
 from archc.passes.manager import Context, Pass
-
-if TYPE_CHECKING:
-    from archc.passes.layers import Array
 
 
 def fuse_branches(graph: Graph, context: Context) -> bool:
@@ -60,9 +56,7 @@ def _fuse(edit: Rewiring, layers: Sequence[Node], names: set[str]) -> None:
     stored = {edit.weights[n.weights["weight"].name].dtype for n in layers}
     if len(stored) > 1:
         return
-    values: dict[str, Array] = {
-        role: np.concatenate([edit.weights[n.weights[role].name] for n in layers]) for role in first.weights
-    }
+    values = {role: np.concatenate([edit.weights[n.weights[role].name] for n in layers]) for role in first.weights}
     sizes = tuple(int(n.call.params.out) for n in layers)
     name = _free("_".join([first.name, *(n.name.rpartition(".")[2] for n in layers[1:])]), names)
     params = with_values(first.params, out=sum(sizes), init=None)

@@ -22,14 +22,17 @@ from archc.passes.rewrite import producer, rewrite
 
 
 def join_pieces(graph: Graph, context: Context) -> bool:
-    """Apply the rules below once to every node."""
+    """Apply the rules below until none of them applies: what one of them frees, another may take."""
     rules = {CONCAT: _concat, SLICE: _slice, SPLIT: _split, SELECT: _select}
 
     def rule(b: GraphBuilder, node: Node) -> Sequence[Value] | None:
         found = rules.get(node.op)
         return found(b, node) if found is not None else None
 
-    return rewrite(graph, rule)
+    changed = False
+    while rewrite(graph, rule):
+        changed = True
+    return changed
 
 
 def _axis(node: Node) -> int:

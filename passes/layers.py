@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+    Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def parameter_users(graph: Graph) -> Counter[Parameter]:
@@ -41,8 +42,8 @@ def weight(node: Node, role: str, weights: Weights) -> Array | None:
 class Rewiring:
     """New layers in the place of old ones, in one region of a network whose weights are known.
 
-    Values of weights are given in float64 and kept in the dtype in which those of the old ones were. A new layer
-    stands where that stood whose name it has: `finish` puts it there.
+    Weights are kept in the dtype in which those of the old layers were. A new layer stands where that stood whose name
+    it has: `finish` puts it there.
     """
 
     def __init__(self, graph: Graph, weights: Weights) -> None:
@@ -50,27 +51,29 @@ class Rewiring:
         self._gone: list[Node] = []
         self._stead: dict[Node, list[Node]] = {}
 
-    def storable(self, values: Mapping[str, Array], like: Node) -> bool:
-        """Are these weights finite numbers in the dtype of those of `like`?"""
+    def stored(self, values: Mapping[str, Array], like: Node) -> Arrays | None:
+        """These weights in the dtype of those of `like`; None where that cannot hold them."""
         import numpy as np
 
-        stored = self.weights[like.weights["weight"].name].dtype
+        dtype = self.weights[like.weights["weight"].name].dtype
         with np.errstate(over="ignore"):
-            return all(bool(np.isfinite(v.astype(stored).astype(np.float64)).all()) for v in values.values())
+            arrays = {role: value.astype(dtype) for role, value in values.items()}
+        finite = all(np.isfinite(extreme) for a in arrays.values() if a.size for extreme in (a.min(), a.max()))
+        return arrays if finite else None
 
     def layer(
         self,
         like: Node,
         x: Value,
         params: Params,
-        values: Mapping[str, Array],
+        values: Arrays,
         instead_of: Iterable[Node],
         name: str = "",
     ) -> Node:
         """A layer of the op of `like` with these parameters and weights. It is called as `like`; `instead_of` (`like`
         among them) and their weights go."""
         old = like.weights["weight"]
-        stored, name = self.weights[old.name].dtype, name or like.name
+        name = name or like.name
         specs = bind(like.op, Call(params, (x.type,))).weights
         kept = {
             role: parameter
@@ -90,7 +93,7 @@ class Rewiring:
         new = self.graph.add(like.op, [x], params, name=name, weights=kept, span=like.span, trace=like.trace)
         self._stead[like] = [self.graph.nodes.pop()]
         for role, value in values.items():
-            self.weights[new.weights[role].name] = value.astype(stored)
+            self.weights[new.weights[role].name] = value
         return new
 
     def behind(self, node: Node, op: OpDef[Any], params: Params, name: str) -> Node:

@@ -58,8 +58,8 @@ def _merge(edit: Rewiring, first: Node, second: Node) -> Node | None:
     params = _merged_params(first, second)
     if params is None or not _costs_no_more(params, first, second):
         return None
-    values = _merged_weights(first, second, edit.weights)
-    if not edit.storable(values, second):
+    values = edit.stored(_merged_weights(first, second, edit.weights), second)
+    if values is None:
         return None
     params = with_values(params, bias="bias" in values)
     new = edit.layer(second, first.operands[0], params, values, instead_of=[first, second])
