@@ -15,9 +15,12 @@ from tvm import relax, tirx
 from archc.backends.tvm import equations
 from archc.backends.tvm.equations import APART
 from archc.backends.tvm.lower import Lowerer, TvmNode
-from archc.ir.dims import symbols
-from archc.ir.graph import Graph, Value
+from archc.backends.tvm.lowerings.rowwise import by_row
+from archc.ir.diagnostics import CompileError
+from archc.ir.dims import Dim, product, symbol, symbols
+from archc.ir.graph import Graph
 from archc.ir.ops.convolution import CONV, CONV_TRANSPOSE
+from archc.ir.ops.shape import RESHAPE
 from archc.ir.types import NUMPY_NAMES, TensorType
 
 op = relax.op
@@ -108,25 +111,67 @@ def _take(bb: relax.BlockBuilder, x: Any, order: Any, starts: Any, destination: 
     )
 
 
-# A region for some of the samples
+# A region for some of the rows
 
 
 def on_chosen(n: TvmNode, region: Graph, chosen: Any, otherwise: Any) -> Any:
     """region(x) for the samples of the node's operand that are `chosen` (bools, one for each), `otherwise` for the
     rest."""
-    batch = n.node.inputs[0].type.shape[0]
+    x = n.node.inputs[0].type
     if n.lowerer.kind == "cpu":
-        part = _Part(n, region)
-        return part.of_one(chosen, otherwise) if batch == 1 else part.of_many(chosen, otherwise)
-    routes = AllRows(n, _destinations(n, chosen), 1)
+        return _Part(n, region, x, n.type).run(chosen, n.x, otherwise)
+    routes = AllRows(n, _destinations(n, chosen, x.shape[0]), 1)
     bind_rows(n, region, 0, routes.counts[0])
     (found,) = on_region(n, region, n.x)
     return _scatter(n.lowerer.bb, found, routes.slot, otherwise)
 
 
-def _destinations(n: TvmNode, chosen: Any) -> Any:
-    """[N, 1]: 0 for the samples that are chosen, -1 for the others."""
-    flat = n.emit(op.reshape(chosen, n.shape([n.node.inputs[0].type.shape[0], 1])))
+def on_chosen_tokens(n: TvmNode, body: Graph, chosen: Any) -> Any:
+    """body(x) for the tokens of the node's operand [N, T, C] that are `chosen`, x for the others.
+
+    A body in which tokens meet needs them all: there only the choice is made. So it is on a GPU.
+    """
+    x = n.type
+    total, rows = (symbol(f"{name}{n.lowerer.fresh()}_") for name in ("Tokens", "Rows"))
+    part = _on_rows(body, rows) if n.lowerer.kind == "cpu" and by_row(body, 2) else None
+    if part is None:
+        (found,) = on_region(n, body, n.x)
+        return op.where(chosen, found, n.x)
+    count = product(x.shape[:2])
+    tokens = TensorType((count if isinstance(count, int) else total, *x.shape[2:]), x.dtype)
+    flat = n.emit(op.reshape(n.x, n.shape([count, *x.shape[2:]])))
+    if tokens.shape[0] is total:  # a variable of its own: kernels learn sizes from axes that are variables
+        n.lowerer.bind(str(total))
+        flat = n.lowerer.bb.match_cast(flat, relax.TensorType(n.shape(tokens.shape), n.dtype))
+    found = _Part(n, part, tokens, tokens).run(chosen, flat, flat)
+    return op.reshape(found, n.shape(x.shape))
+
+
+def _on_rows(body: Graph, rows: Dim) -> Graph | None:
+    """A body on tokens [N, T, C] again, on rows [rows, C]: one sample of as many tokens. None for one whose parameters
+    name N or T.
+    """
+    formal, *captured = body.inputs
+    again = Graph(body.name, span=body.span)
+    (*_, width), dtype = formal.type.shape, formal.type.dtype
+    x = again.add_input(formal.name, TensorType((rows, width), dtype), formal.span)
+    values = {v: again.add_input(v.name, v.type, v.span) for v in captured}
+    values[formal] = again.add(RESHAPE, [x], RESHAPE.params(shape=(1, rows, width))).output
+    for node in body.nodes:
+        inputs = [values[v] for v in node.inputs]
+        try:
+            made = again.add(node.op, inputs, node.params, name=node.name, weights=node.weights, span=node.span)
+        except CompileError:
+            return None
+        values.update(zip(node.outputs, made.outputs, strict=True))
+    (result,) = body.outputs
+    again.outputs = [again.add(RESHAPE, [values[result]], RESHAPE.params(shape=(rows, width))).output]
+    return again
+
+
+def _destinations(n: TvmNode, chosen: Any, count: Dim) -> Any:
+    """[count, 1]: 0 for the rows that are chosen, -1 for the others."""
+    flat = n.emit(op.reshape(chosen, n.shape([count, 1])))
     return n.emit(op.where(flat, n.const(0, "int64"), n.const(-1, "int64")))
 
 
@@ -154,13 +199,18 @@ class _Part:
     last: kernels of the region and those around it want them so, and permutes do not move through calls.
     """
 
-    def __init__(self, n: TvmNode, region: Graph) -> None:
-        self.n, self.region, self.bb = n, region, n.lowerer.bb
+    def __init__(self, n: TvmNode, region: Graph, operand: TensorType, made: TensorType) -> None:
+        self.n, self.region, self.bb, self.operand, self.made = n, region, n.lowerer.bb, operand, made
         self.name = f"{n.node.op.name}{n.lowerer.fresh()}_{n.lowerer.name}"
-        self.operand, *self.captured = [n.node.inputs[0], *n.node.captured]
         self.last = _channels_last(region)
 
-    def of_one(self, chosen: Any, otherwise: Any) -> Any:
+    def run(self, chosen: Any, x: Any, otherwise: Any) -> Any:
+        """The region on the rows of x that are chosen, and `otherwise` in place of the others."""
+        given = [self._permuted(x, self.operand, _to_last)]
+        given.append(given[0] if otherwise is x else self._permuted(otherwise, self.made, _to_last))
+        return (self.of_one if self.operand.shape[0] == 1 else self.of_many)(chosen, [*given, *_captured(self.n)])
+
+    def of_one(self, chosen: Any, given: Sequence[Any]) -> Any:
         """For a batch of one: run the region, or do not."""
         n, body = self.n, self.body(1)
         s = self.scope()
@@ -170,9 +220,9 @@ class _Part:
             run = relax.Call(body, [*s.sizes, x, *captured])
             either = self.bb.emit_func_output(self.bb.emit(relax.If(is_open, run, other)))
         flat = n.emit(op.reshape(chosen, []))
-        return self.called(either, [flat, *self.given(otherwise)])
+        return self.called(either, [flat, *given])
 
-    def of_many(self, chosen: Any, otherwise: Any) -> Any:
+    def of_many(self, chosen: Any, given: Sequence[Any]) -> Any:
         """For any batch: run the region on nothing, on everything, or on the rows that are chosen."""
         n, body = self.n, self.body(None)
         some = self.some(body)
@@ -189,10 +239,9 @@ class _Part:
             on_some = relax.Call(some, [*s.sizes, *route, x, other, *captured])
             rows = relax.If(every, on_all, on_some)
             either = self.bb.emit_func_output(self.bb.emit(relax.If(none, other, rows)))
-        routed = self.bb.emit_te(
-            lambda index: equations.route(index, 1, None), _destinations(n, chosen), primfunc_name_hint="route"
-        )
-        return self.called(either, [*(n.emit(relax.TupleGetItem(routed, i)) for i in range(4)), *self.given(otherwise)])
+        index = _destinations(n, chosen, self.operand.shape[0])
+        routed = self.bb.emit_te(lambda index: equations.route(index, 1), index, primfunc_name_hint="route")
+        return self.called(either, [*(n.emit(relax.TupleGetItem(routed, i)) for i in range(4)), *given])
 
     def some(self, body: Any) -> Any:
         """The region on the rows that are chosen."""
@@ -216,13 +265,13 @@ class _Part:
         assert name is not None, f"{self.region.name} is not typed on rows"
         s.lowerer.symbols[name] = tirx.Var("rows", "int64") if rows is None else rows
         formal, *captured = self.region.inputs
-        x = s.variable("x", formal.type, self._axes(formal))
+        x = s.variable("x", formal.type, self._axes(formal.type))
         values = [s.variable(f"c{i}", v.type) for i, v in enumerate(captured)]
         with self.bb.function(f"{self.name}_body", [*s.sizes, x, *values], private=True):
             with self.bb.dataflow():
-                first = self._permuted(x, formal, _to_first)
+                first = self._permuted(x, formal.type, _to_first)
                 (found,) = s.lowerer.graph(self.region, [first, *values])
-                result = self.bb.emit_output(self._permuted(found, self.region.outputs[0], _to_last))
+                result = self.bb.emit_output(self._permuted(found, self.region.outputs[0].type, _to_last))
             return self.bb.emit_func_output(result)
 
     def scope(self) -> _Scope:
@@ -239,34 +288,27 @@ class _Part:
 
     def variables(self, s: _Scope) -> tuple[Any, Any, list[Any]]:
         """Parameters for the operand, for what stands in for the region's result, and for captures."""
-        made = self.n.node.outputs[0]
-        x = s.variable("x", self.operand.type, self._axes(self.operand))
-        other = s.variable("otherwise", made.type, self._axes(made))
-        return x, other, [s.variable(f"c{i}", v.type) for i, v in enumerate(self.captured)]
+        x = s.variable("x", self.operand, self._axes(self.operand))
+        other = s.variable("otherwise", self.made, self._axes(self.made))
+        return x, other, [s.variable(f"c{i}", v.type) for i, v in enumerate(self.n.node.captured)]
 
     def route_variables(self, s: _Scope) -> list[Any]:
-        rows = s.lowerer.dim(self.operand.type.shape[0])
+        rows = s.lowerer.dim(self.operand.shape[0])
         shapes = {"order": [rows], "counts": [1], "starts": [2], "slot": [rows, 1]}
         return [relax.Var(name, relax.TensorType(shape, "int64")) for name, shape in shapes.items()]
 
-    def given(self, otherwise: Any) -> list[Any]:
-        """What `variables` stand for."""
-        x = self._permuted(self.n.x, self.operand, _to_last)
-        other = x if otherwise is self.n.x else self._permuted(otherwise, self.n.node.outputs[0], _to_last)
-        return [x, other, *_captured(self.n)]
-
     def called(self, function: Any, arguments: Sequence[Any]) -> Any:
-        made, lowerer = self.n.node.outputs[0], self.n.lowerer
+        lowerer = self.n.lowerer
         sizes = [relax.ShapeExpr(_open(lowerer))] if _open(lowerer) else []
         found = self.n.emit(relax.Call(function, [*sizes, *arguments]))
-        type_ = _Scope(lowerer, []).variable("", made.type, self._axes(made)).ty
-        return self._permuted(self.bb.match_cast(found, type_), made, _to_first)
+        type_ = _Scope(lowerer, []).variable("", self.made, self._axes(self.made)).ty
+        return self._permuted(self.bb.match_cast(found, type_), self.made, _to_first)
 
-    def _axes(self, value: Value) -> list[int] | None:
-        return _to_last(value.type.rank) if self.last and value.type.rank > 2 else None
+    def _axes(self, type_: TensorType) -> list[int] | None:
+        return _to_last(type_.rank) if self.last and type_.rank > 2 else None
 
-    def _permuted(self, x: Any, value: Value, order: Callable[[int], list[int]]) -> Any:
-        return x if self._axes(value) is None else self.bb.emit(op.permute_dims(x, order(value.type.rank)))
+    def _permuted(self, x: Any, type_: TensorType, order: Callable[[int], list[int]]) -> Any:
+        return x if self._axes(type_) is None else self.bb.emit(op.permute_dims(x, order(type_.rank)))
 
 
 def _open(lowerer: Lowerer) -> list[Any]:

@@ -19,7 +19,7 @@ from archc.backends.tvm.lowerings.elementwise import number
 from archc.backends.tvm.lowerings.experts import run_experts
 from archc.backends.tvm.lowerings.gating import gates
 from archc.backends.tvm.lowerings.index import top_indices
-from archc.backends.tvm.lowerings.rows import bind_rows, on_chosen, on_region
+from archc.backends.tvm.lowerings.rows import bind_rows, on_chosen, on_chosen_tokens, on_region
 from archc.ir.dims import product
 from archc.ir.graph import Graph
 from archc.ir.ops.structural import EXIT, MOE, SKIP, moe_by_token, moe_regions, skip_by_token
@@ -62,8 +62,7 @@ def _skip(n: TvmNode) -> Any:
         return op.add(n.emit(op.multiply(wide, found)), rest)
     is_open = n.emit(op.greater(wide, n.const(p.threshold)))
     if by_token:
-        (found,) = on_region(n, body, n.x)
-        return op.where(is_open, found, n.x)
+        return on_chosen_tokens(n, body, is_open)
     return on_chosen(n, body, is_open, n.x)
 
 

@@ -22,6 +22,7 @@ from archc.ir.graph import Graph
 
 HEAD = "arch net\ninput x: f32[N, SHAPE]\noutput y: f32[N, RESULT]\n"
 GATE = "def gate = fn(a) { return a -> flatten -> mean(1, keepdim = true) -> sigmoid }\n"  # open where the mean is > 0
+BY_TOKEN = "def gate = fn(a) { return a -> mean(2, keepdim = true) -> sigmoid }\n"
 IMAGE, TOKENS = ("3, 6, 6", "3, 6, 6"), ("5, 8", "5, 8")
 PROGRAMS: dict[str, tuple[tuple[str, str], str]] = {
     "a convolution": (
@@ -42,6 +43,11 @@ PROGRAMS: dict[str, tuple[tuple[str, str], str]] = {
         GATE + "def cell = fn(a, h) { let new = linear(8)(a) + linear(8)(h) -> tanh return new, new }\n"
         "def walk = fn(r) { let ys, end = r -> scan(cell, state = [[8]], axis = 1) return ys }\n"
         "y = x -> skip(gate = gate, body = walk)",
+    ),
+    "tokens": (
+        TOKENS,
+        BY_TOKEN + "def body = fn(r) { return silu(r -> layer_norm -> linear(16)) * (r -> linear(16)) -> linear(8) }\n"
+        "y = x -> skip(gate = gate, body = body)",
     ),
     "nothing to do": (IMAGE, GATE + "y = x -> skip(gate = gate, body = identity)"),
     "an exit": (
@@ -97,6 +103,25 @@ def test_chosen_rows(network: Any, chosen: str) -> None:
     found, needed = artifact.run({"x": x})["y"], judged(graph, weights, x)
     np.testing.assert_allclose(found, needed, atol=1e-5)
     assert np.abs(found - judged(graph, weights, -x)).max() > 1e-3, "any choice would have done"
+
+
+@pytest.mark.parametrize(
+    "body", ["linear(8) -> gelu", "reshape([N, T, 2, 4]) -> softmax -> reshape([N, T, 8])", "attention(2)"]
+)
+@pytest.mark.parametrize("sizes", [{}, {"N": 1, "T": 5}])
+def test_tokens(body: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    """Each token has a gate. Where tokens meet, or parameters name their number, the body sees all of them."""
+    head = "arch net\ninput x: f32[N, T, 8]\noutput y: f32[N, T, 8]\n"
+    graph = loads(head + BY_TOKEN + f"y = x -> skip(gate = gate, body = {body})", dims=sizes)
+    weights = weights_of(graph)
+    rng = np.random.default_rng(0)
+    with build(graph, weights, tmp_path / "net") as artifact:
+        for share in (0.0, 0.5, 1.0):
+            signs = np.where(rng.random((sizes.get("N", 3), sizes.get("T", 5), 1)) < share, 1, -1)
+            x = (signs + 0.1 * rng.normal(size=(*signs.shape[:2], 8))).astype(np.float32)
+            np.testing.assert_allclose(artifact.run({"x": x})["y"], judged(graph, weights, x), atol=1e-5)
+            ran = [k.name for k in profile(artifact, {"x": x}, runs=1).kernels if "_body" in k.name]
+            assert bool(ran) == (share > 0 and body.startswith("linear") and (signs > 0).any())
 
 
 @pytest.mark.parametrize("batch", [1, 4])
