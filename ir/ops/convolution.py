@@ -23,7 +23,7 @@ PerAxis = PositiveInt | tuple[PositiveInt, ...]
 PerAxisOr0 = NonNegativeInt | tuple[NonNegativeInt, ...]
 
 
-class ConvParams(Params):
+class ConvGeometry(Params):
     """`padding` defaults to "same" for odd kernels, `dilation * (kernel - 1) // 2`, and to 0 for even ones.
 
     `causal` pads before the axis only, by `dilation * (kernel - 1)`: a position sees itself and what precedes it.
@@ -37,7 +37,6 @@ class ConvParams(Params):
     groups: PositiveInt = 1
     causal: bool = False
     bias: bool = True
-    init: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -46,6 +45,12 @@ class ConvParams(Params):
         if self.causal and self.padding is not None:
             raise ValueError("causal decides the padding: leave `padding` out")
         return self
+
+
+class ConvParams(ConvGeometry):
+    __doc__ = ConvGeometry.__doc__
+
+    init: str | None = None
 
 
 def per_axis(value: int | tuple[int, ...], rank: int, what: str) -> tuple[int, ...]:
@@ -75,7 +80,7 @@ def spatial(call: Call[Any], op: str, ranks: Sequence[int] = (3, 4, 5)) -> tuple
     return call.types[0].shape[2:]
 
 
-def conv_geometry(p: ConvParams, rank: int) -> list[tuple[int, int, int, tuple[int, int]]]:
+def conv_geometry(p: ConvGeometry, rank: int) -> list[tuple[int, int, int, tuple[int, int]]]:
     """(kernel, stride, dilation, (before, after)) for each spatial axis."""
     kernels, strides = per_axis(p.kernel, rank, "kernel"), per_axis(p.stride, rank, "stride")
     dilations = per_axis(p.dilation, rank, "dilation")
@@ -111,7 +116,7 @@ def _spelled(*names: str) -> Callable[[Call[Any], Bound], Mapping[str, Any]]:
     return lambda call, bound: {n: per_axis(getattr(call.params, n), call.rank - 2, n) for n in names}
 
 
-def _conv_spelled(call: Call[ConvParams], bound: Bound) -> Mapping[str, Any]:
+def conv_spelled(call: Call[Any], bound: Bound) -> Mapping[str, Any]:
     rows = conv_geometry(call.params, call.rank - 2)
     return dict(zip(("kernel", "stride", "dilation", "padding"), zip(*rows, strict=True), strict=True))
 
@@ -121,7 +126,7 @@ def _im2col_spelled(call: Call[Im2colParams], bound: Bound) -> Mapping[str, Any]
     return {"kernel": kernel, "stride": stride, "padding": padding}
 
 
-def _conv_sizes(call: Call[ConvParams], dims: Dims) -> Dims:
+def conv_sizes(call: Call[Any], dims: Dims) -> Dims:
     space = spatial(call, "conv")
     rows = conv_geometry(call.params, len(space))
     return {
@@ -145,8 +150,8 @@ CONV = register(
         doc="Convolution (cross-correlation) over the axes behind the channel axis 1; one to three of them.",
         line="x:float[n, groups.i, *s!]; weight[groups.o, i, *kernel!] bias[groups.o] -> [n, groups.o, *window!]",
         params=ConvParams,
-        spelled=_conv_spelled,
-        sizes=_conv_sizes,
+        spelled=conv_spelled,
+        sizes=conv_sizes,
         weights={"weight": Weight(_fan_in, main=True), "bias": Weight(_fan_in, when="bias")},
         flops="contraction",
         example="conv(8, kernel = 3, groups = 2)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from archc.backends.torch.codegen import TorchNode, lowering
+from archc.backends.torch.lowerings.linear import dequantised
 from archc.backends.torch.text import quoted
 from archc.ir.ops.convolution import conv_geometry, conv_transpose_geometry, per_axis
 from archc.ir.ops.pool import pool_geometry
@@ -28,7 +29,7 @@ def _options(defaults: dict[str, int], **values: tuple[int, ...]) -> str:
 _CONV = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
 
 
-@lowering("conv")
+@lowering("conv", "quantized_conv")
 def _(n: TorchNode) -> str:
     kernel, stride, dilation, pads = zip(*conv_geometry(n.p, _rank(n)), strict=True)
     x, padding = n.x, tuple(before for before, _ in pads)
@@ -36,7 +37,8 @@ def _(n: TorchNode) -> str:
         widths = tuple(w for before, after in reversed(pads) for w in (before, after))
         x, padding = f"F.pad({x}, {widths})", (0,) * len(kernel)
     options = _options(_CONV, stride=stride, padding=padding, dilation=dilation, groups=(n.p.groups,))
-    return f"F.conv{_rank(n)}d({x}, {n.weight}, {n.bias}{options})"
+    weight = n.weight if n.node.op.name == "conv" else dequantised(n)
+    return f"F.conv{_rank(n)}d({x}, {weight}, {n.bias}{options})"
 
 
 @lowering("conv_transpose")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.backends.torch.codegen import TorchNode, lowering
 from archc.backends.torch.text import quoted
+from archc.ir.ops.quantised import codes_shape
 
 
 @lowering("linear")
@@ -36,6 +37,17 @@ def _(n: TorchNode) -> str:
 @lowering("einsum")
 def _(n: TorchNode) -> str:
     return f"torch.einsum({quoted(n.p.equation.replace(' ', ''))}, {', '.join(n.args)})"
+
+
+def dequantised(n: TorchNode) -> str:
+    """The weights of a quantised layer as floats."""
+    zero = n.zero if "zero" in n.node.weights else "None"
+    return f"dequantised({n.weight}, {n.scale}, {zero}, {n.p.bits}, {codes_shape(n.node)})"
+
+
+@lowering("quantized_linear")
+def _(n: TorchNode) -> str:
+    return f"F.linear({n.x}, {dequantised(n)}, {n.bias})"
 
 
 @lowering("kan")

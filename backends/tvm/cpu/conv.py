@@ -21,6 +21,7 @@ from archc.backends.tvm.cpu.gemm import by_height, matmul_constant
 from archc.backends.tvm.cpu.loops import Machine, divisor, over_vectors, unravel
 from archc.backends.tvm.cpu.phases import Phases
 from archc.backends.tvm.cpu.program import Evaluator, Program, Stage
+from archc.backends.tvm.cpu.quantised import Codes, matmul_codes
 from archc.backends.tvm.cpu.tile import PAGE, Epilogue, Tile, column_block
 
 Expr = Any
@@ -73,6 +74,9 @@ def convolution(
     """x [n, *s, I] by a constant [O, I / groups, *k] to [n, *t, O]."""
     outputs, inputs, *kernel = weight.shape
     plain = not window.pads and all(s == 1 for s in window.strides) and all(k == 1 for k in kernel) and groups == 1
+    if plain and weight.dtype == np.int8:
+        codes = weight.reshape(outputs, inputs).T
+        return matmul_codes(builder, x, Codes(codes, np.ones((1, outputs), np.float32)), machine)
     if plain:
         return matmul_constant(builder, x, weight.reshape(outputs, inputs).T, machine)
     if groups == outputs and inputs == 1 and int(list(x.ty.shape)[-1]) == groups:
@@ -98,16 +102,22 @@ def convolution(
             batch, *place, o = at
             where = [p * s + t * d for p, s, t, d in zip(place, window.strides, taps, window.dilation, strict=True)]
             if name == "depthwise":
-                return te.sum(padded[(batch, *where, o)] * packed[(*taps, o)], axis=taps)
+                return te.sum(padded[(batch, *where, o)] * as_float(packed[(*taps, o)]), axis=taps)
             group, inside = tirx.indexdiv(o, own), tirx.indexmod(o, own)
             column = (group, tirx.indexdiv(inside, block), *taps, *channel, tirx.indexmod(inside, block))
             source = padded[(batch, *where, group * inputs + channel[0])]
-            return te.sum(source * packed[column], axis=[*taps, *channel])
+            return te.sum(source * as_float(packed[column]), axis=[*taps, *channel])
 
         attributes = {"archc.kernel": name, "own": own, **attributes_of(window)}
         return te.compute((n, *extents, outputs), term, name=name, attrs=attributes)
 
     return builder.call_te(equation, x, relax.const(packed), primfunc_name_hint=name, primfunc_attrs={"op_pattern": 4})
+
+
+def as_float(weight: Expr) -> Expr:
+    """A weight that is stored as a small integer (see `archc.backends.tvm.cpu.quantised`) is made a float as it is
+    read."""
+    return weight.astype("float32")
 
 
 def attributes_of(window: Window) -> dict[str, list[int]]:
@@ -160,7 +170,8 @@ class _Kernel:
         self.strides = [int(s) for s in anchor.attributes["strides"]]
         self.dilation = [int(d) for d in anchor.attributes["dilation"]]
         self.own = int(anchor.attributes["own"])
-        self.source, self.packed = anchor.value.a.source, anchor.value.b.source
+        weight = anchor.value.b.value if isinstance(anchor.value.b, tirx.Cast) else anchor.value.b
+        self.source, self.packed = anchor.value.a.source, weight.source
         self.batch, *self.outputs = [a.extent for a in anchor.axes[:-1]]
         facts = [[int(i) for i in anchor.attributes.get(name, ())] for name in ("taps", "phases", "zeros")]
         self.phases = [Phases.of(*at) for at in zip(*facts, strict=True)]
@@ -397,7 +408,7 @@ class _Kernel:
                     out,
                     lambda r, c: (
                         read(r, at, channels.group * self.inputs + k)
-                        * self.packed[(channels.group, channels.column, *self.phase, *at, k, c)]
+                        * as_float(self.packed[(channels.group, channels.column, *self.phase, *at, k, c)])
                     ),
                 )
         self.epilogue.store(sums, place, valid, channels.first, channels.count, channels.spare)
@@ -429,7 +440,7 @@ class _Kernel:
         return moved, inside
 
     def _depthwise_tap(self, sums: Tile, read: Callable[..., Expr], at: list[Expr], first: Expr) -> None:
-        sums.accumulate(self.out, lambda r, c: read(r, at, first + c) * self.packed[(*at, first + c)])
+        sums.accumulate(self.out, lambda r, c: read(r, at, first + c) * as_float(self.packed[(*at, first + c)]))
 
 
 def _in_rectangle(base: Expr, across: int, width: int, pixel: Expr) -> Expr:

@@ -8,11 +8,12 @@ from archc.backends.tvm.lowerings import (
     linear,
     norm,
     pool,
+    quantised,
     reduce,
     scan,
     shape,
     structural,
 )
 
-__all__ = ["attention", "convolution", "elementwise", "index", "linear", "norm", "pool", "reduce", "shape"]
+__all__ = ["attention", "convolution", "elementwise", "index", "linear", "norm", "pool", "quantised", "reduce", "shape"]
 __all__ += ["scan", "structural"]

@@ -18,11 +18,18 @@ _CONV_TRANSPOSE = (op.nn.conv1d_transpose, op.nn.conv2d_transpose, op.nn.conv3d_
 
 @lowering(CONV)
 def _conv(n: TvmNode) -> Any:
+    return convolved(n, n.weight("weight"))
+
+
+def convolved(n: TvmNode, filters: Any, scale: Any = None) -> Any:
+    """x convolved with `filters`, each channel times its `scale`, and the node's bias."""
     rank = n.type.rank - 2
     _, strides, dilations, pads = (list(column) for column in zip(*conv_geometry(n.p, rank), strict=True))
     padding = [before for before, _ in pads] + [after for _, after in pads]
     function = _CONV[rank - 1]
-    y = function(n.x, n.weight("weight"), strides=strides, padding=padding, dilation=dilations, groups=n.p.groups)
+    y = function(n.x, filters, strides=strides, padding=padding, dilation=dilations, groups=n.p.groups)
+    if scale is not None:
+        y = op.multiply(n.emit(y), n.const(scale.reshape(1, -1, *[1] * rank)))
     return _biased(n, y)
 
 
