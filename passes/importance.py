@@ -64,10 +64,10 @@ def _shape(c: AxisClass) -> tuple[int, ...]:
 
 def _energy(parameter: Parameter, value: Array, c: AxisClass, unit: Unit) -> Array:
     """The sum of squares of what each element of a class has in a weight."""
-    return _collected(unit.axes.parameters[parameter], value**2, c)
+    return collected(unit.axes.parameters[parameter], value**2, c)
 
 
-def _collected(variables: Sequence[AxisVar], value: Array, c: AxisClass) -> Array:
+def collected(variables: Sequence[AxisVar], value: Array, c: AxisClass) -> Array:
     """Numbers of a tensor added up by the element of a class (and of what indexes it) that they belong to."""
     import numpy as np
 
@@ -114,7 +114,7 @@ def _activity(graph: Graph, unit: Unit, c: AxisClass, context: Context) -> Array
         axis = next(i for i, v in enumerate(variables) if c.leaf in v.leaves())
         spread = np.moveaxis(seen, axis, 0).reshape(seen.shape[axis], -1).var(axis=1)
         weight = node.weights["weight"]
-        total += _collected([variables[axis]], spread, c) * _collected(
+        total += collected([variables[axis]], spread, c) * collected(
             unit.axes.parameters[weight], context.value(weight) ** 2, c
         )
     return np.sqrt(total) if total.any() else None

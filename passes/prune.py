@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from archc.ir.axes import AxisVar
 from archc.ir.cost import graph_flops
 from archc.ir.diagnostics import fail
 from archc.ir.dims import Dim, product, substitute, symbols
 from archc.ir.graph import Graph, Node
+from archc.passes.dead_elements import always_zero, dead
+from archc.passes.fewer_experts import drop_experts, find_mixtures
 from archc.passes.importance import By, scores
 from archc.passes.manager import Context, Contract, Measured
 from archc.passes.resize import Choice, Sizes, new_size, preview, resize
@@ -36,24 +38,43 @@ TOKENS = 128
 
 
 class PruneOptions(Options):
-    """ratio     the share to be removed, at least
+    """ratio     the share to be removed, at least; a quarter unless told otherwise
     of        of what: "flops" (one sample; 128 tokens where their number is free), "params", or "channels": elements
     by        what is removed first: the smallest "magnitude", the least "variance" on data (times the weights that
               read it), or "random"
     across    "uniform": the same share of every class; "global": whatever scores least anywhere, at most 90% of a class
     round_to  sizes that remain are multiples of this (of a quarter of the class where that is less): what vectors hold
     heads     whether heads and groups may go as wholes
+    experts   instead of all this: the share of every mixture's experts that goes, those that the router's weights
+              favour least
+    dead      instead of all this: whatever does nothing goes, and the function stays
     """
 
-    ratio: float = Field(default=0.25, gt=0, lt=1)
+    ratio: float | None = Field(default=None, gt=0, lt=1)
     of: Literal["flops", "params", "channels"] = "flops"
     by: By = "magnitude"
     across: Literal["uniform", "global"] = "uniform"
     round_to: PositiveInt = 16
     heads: bool = True
+    experts: float | None = Field(default=None, gt=0, lt=1)
+    dead: bool = False
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if (self.ratio is not None) + (self.experts is not None) + self.dead > 1:
+            raise ValueError("one of `ratio`, `experts` and `dead` says what goes")
+        return self
+
+    @property
+    def share(self) -> float:
+        """The ratio with the default filled in."""
+        return 0.25 if self.ratio is None else self.ratio
 
 
 def _find(graph: Graph, options: PruneOptions) -> Iterator[Site | Refusal]:
+    if options.experts is not None:
+        yield from find_mixtures(graph, options.experts)
+        return
     for unit in find_units(graph):
         if unit.heads and not options.heads:
             continue
@@ -66,15 +87,52 @@ def _find(graph: Graph, options: PruneOptions) -> Iterator[Site | Refusal]:
 
 
 def _apply(graph: Graph, sites: Sequence[Site], options: PruneOptions, context: Context) -> None:
+    if options.experts is not None:
+        drop_experts(graph, [site.found for site in sites], context)
+        return
     units: list[Unit] = [site.found for site in sites]
-    rated = {unit: scores(graph, unit, options.by, context) for unit in units}
+    if options.dead:
+        _drop_dead(graph, units, context)
+        return
     measure = _measure(graph, units[0], options.of)
+    choice = choose(graph, units, options, context)
+    before, after = measure({}), measure(choice.sizes())
+    resize(graph, units[0].axes, choice, context)
+    context.measured.append(Measured("prune", graph.name, f"share of {options.of} removed", 1 - after / before))
+
+
+def choose(graph: Graph, units: Sequence[Unit], options: PruneOptions, context: Context) -> Choice:
+    """What is to stay: the least that is to go so that the ratio is reached, and there what scores least."""
+    rated = {unit: scores(graph, unit, options.by, context) for unit in units}
     families = _families(graph, units)
     rule = _uniform if options.across == "uniform" else _global(families, rated)
-    chosen = _search(lambda share: rule(families, share, options.round_to), families, measure, options)
-    before, after = measure({}), measure(chosen)
-    resize(graph, units[0].axes, keep_best(rated, chosen), context)
-    context.measured.append(Measured("prune", graph.name, f"share of {options.of} removed", 1 - after / before))
+    measure = _measure(graph, units[0], options.of)
+    sizes = _search(lambda share: rule(families, share, options.round_to), families, measure, options)
+    return keep_best(rated, sizes)
+
+
+def _drop_dead(graph: Graph, units: Sequence[Unit], context: Context) -> None:
+    """Remove every element that does nothing."""
+    import numpy as np
+
+    if context.weights is None:
+        raise fail("E0402", "`prune(dead = true)` finds nothing to change", label="without weights nothing is dead")
+    zeros = always_zero(graph, context)
+    choice, gone = Choice(), 0
+    for unit in units:
+        flags = dead(graph, unit, context, zeros)
+        count = min(unit.size - 1, *(int(f.sum(axis=-1).min()) for f in flags))  # every copy keeps equally many
+        for cls, own in zip(unit.classes, flags, strict=True):
+            if count:
+                # the first `count` of the dead ones of each copy go
+                last = np.cumsum(own, axis=-1) <= count
+                kept = np.argsort(own & last, axis=-1, kind="stable")[..., : unit.size - count]
+                choice.set(cls.leaf, np.sort(kept, axis=-1), cls.indexed_by)
+                gone += count
+    if not gone:
+        raise fail("E0402", "`prune(dead = true)` finds nothing to change", label="every element does something")
+    resize(graph, units[0].axes, choice, context)
+    context.measured.append(Measured("prune", graph.name, "dead elements removed", float(gone)))
 
 
 def keep_best(rated: Mapping[Unit, Sequence[Array]], sizes: Sizes) -> Choice:
@@ -194,13 +252,13 @@ def _search(
     Raises: CompileError E0420 when even the largest share does not remove enough.
     """
     before = measure({})
-    goal = before * (1 - options.ratio)
+    goal = before * (1 - options.share)
     low, high = 0.0, 1.0
     small, large = sizes_at(high), sizes_at(low)
     if (cost := measure(small)) > goal:
         raise fail(
             "E0420",
-            f"`prune` cannot remove {options.ratio:.0%} of the {options.of}",
+            f"`prune` cannot remove {options.share:.0%} of the {options.of}",
             label=f"at most {1 - cost / before:.0%} belongs to what may go",
             help="a smaller `ratio`, a smaller `round_to`, or a wider selection",
         )
@@ -225,6 +283,8 @@ def _search(
 
 
 def _contract(options: PruneOptions) -> Contract:
+    if options.dead:
+        return Contract()
     return Contract("approximate", "approximate", "what is removed is missed, as if it were masked")
 
 
@@ -242,6 +302,8 @@ PRUNE = Transform(
         "prune(of = params, by = random)",
         "prune(across = global)",
         "prune(heads = false, round_to = 1)",
+        "prune(experts = 0.25)",
+        "prune(dead = true)",
     ),
     paper="Fang et al. 2023, DepGraph, arXiv:2301.12900; magnitude: Li et al. 2016, arXiv:1608.08710",
 )

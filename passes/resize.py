@@ -36,10 +36,12 @@ class Choice:
 
     tables   for each leaf: shape (old sizes of what indexes it…, new size), the old element at each new place
     outers   what indexes each leaf
+    regions  for a node with fewer regions the numbers of those that stay
     """
 
     tables: dict[AxisVar, Table] = field(default_factory=dict)
     outers: dict[AxisVar, tuple[AxisVar, ...]] = field(default_factory=dict)
+    regions: dict[Node, tuple[int, ...]] = field(default_factory=dict)
 
     def set(self, leaf: AxisVar, table: Table, outers: tuple[AxisVar, ...] = ()) -> None:
         self.tables[leaf], self.outers[leaf] = table, outers
@@ -373,7 +375,8 @@ class _Writer:
             changes = any(touched(variables, self.sizes) for variables in self.axes.letters[old].values())
             params = resized_params(old, self.axes, self.sizes) if changes else old.params
             operands = [values[v] for v in old.operands]
-            regions = [self.region(r) for r in old.regions]
+            stay = self.choice.regions.get(old, range(len(old.regions)))
+            regions = [self.region(old.regions[i]) for i in stay]
             new = graph.add(
                 old.op,
                 operands,
