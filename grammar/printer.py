@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from archc.grammar.calls import region_names
@@ -147,7 +148,9 @@ class _Printer:
         return parts
 
     def region(self, node: Node, region: Graph, known: Mapping[str, Expr]) -> str:
-        """A region as a `fn`. Captured values are called by their outer names."""
+        """A region as the chain of modules that it is, else as a `fn`. Captures are called by their outer names."""
+        if (chain := self.chain(region, node, known)) is not None:
+            return chain
         formals = region.inputs[: len(region.inputs) - node.captures]
         for inner, outer in zip(region.inputs[len(formals) :], node.captured, strict=True):
             self.names[inner] = self.names[outer]
@@ -164,6 +167,19 @@ class _Printer:
         self.dims = before
         parameters = ", ".join(self.names[v] for v in formals)
         return f"fn({parameters}) {{\n" + "\n".join(_indented(line) for line in lines) + "\n}"
+
+    def chain(self, region: Graph, node: Node, known: Mapping[str, Expr]) -> str | None:
+        """A region that feeds its formal through one node after the other: `linear(64) -> gelu -> linear(16)`."""
+        nodes = region.nodes
+        formal = region.inputs[0] if region.inputs else None
+        if not nodes or len(region.inputs) != 1 or node.captures or region.outputs != [nodes[-1].outputs[0]]:
+            return None
+        steps = all(_continues(region, a, b) for a, b in pairwise(nodes))
+        if not steps or nodes[0].inputs != (formal,) or len(nodes[-1].outputs) != 1:
+            return None
+        if any(n.regions or _names_sizes(n.params) for n in nodes):  # only a `fn` can name the sizes of its formal
+            return None
+        return " -> ".join(self.call(n, (), known) for n in nodes)
 
     # Weights
 
@@ -238,6 +254,12 @@ def _continues(graph: Graph, node: Node, following: Node) -> bool:
     if len(node.outputs) != 1 or following.inputs != (node.output,) or following.captures:
         return False
     return graph.use_count(node.output) == 1
+
+
+def _names_sizes(params: Any) -> bool:
+    """Does a parameter hold a symbolic size?"""
+    values = [getattr(params, name) for name in type(params).model_fields]
+    return any(isinstance(v, Expr) for value in values for v in (value if isinstance(value, tuple) else (value,)))
 
 
 def _statement(left: str, chain: Sequence[str]) -> str:

@@ -35,12 +35,14 @@ class Site:
     nodes   what would be replaced or changed
     graph   the graph or region in which they stand
     found   what the finder has captured, for `apply`
+    what    what the place is, where the nodes' names do not say it: "64 channels of 3 weights"
     """
 
     anchor: Node
     nodes: tuple[Node, ...]
     graph: Graph
     found: Any = None
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -224,6 +224,8 @@ def _compared(
 
     one, two = open_model(old, settings), open_model(new)
     open_sizes(one.graph, sizes)
+    if weights is None or new_weights is None:
+        note(f"weights: initialised from seed {seed}, by name; copies that a pass makes of weights need them as files")
     first, second = resolve(one.graph, weights, seed).arrays, resolve(two.graph, new_weights, seed).arrays
     options: dict[str, Any] = {"seed": seed, "sizes": sizes, "inputs": data and read_data(one.graph, data)}
     return [same_function(one.graph, two.graph, first, second, mode=mode, **options) for mode in ("eval", "train")]

@@ -150,7 +150,8 @@ def _tell_plan(step: Step) -> None:
         + (f" ({contract.why})" if contract.why else "")
     )
     for site in step.found.sites:
-        print(f"  at {site.anchor.name}: {_listed([n.name for n in site.nodes], 4)}")
+        what = site.what or _listed([n.name for n in site.nodes], 4)
+        print(f"  at {site.anchor.name}" + (f": {what}" if what else ""))
     for refusal in step.found.refusals:
         found = f" ({refusal.found})" if refusal.found else ""
         print(f"  not at {refusal.anchor.name}: {refusal.reason}{found} [{refusal.code}]")

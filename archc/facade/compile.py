@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from archc.backends.runtime import Artifact, load
 from archc.facade.model import Model, as_model
 from archc.facade.weights import Given, Origin, resolve
+from archc.grammar.printer import print_graph
 from archc.ir.diagnostics import did_you_mean, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph
@@ -272,7 +273,7 @@ def _write(
         origin.arrays,
         out,
         spec=spec,
-        source=model.text(),
+        source=print_graph(model.graph),
         weights_origin=origin.origin,
         preprocessing=origin.preprocessing,
         passes=(*passes, *INFERENCE),

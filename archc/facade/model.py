@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archc.facade.weights import Given
+from archc.grammar.format import format_source
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.load import load as load_graph
 from archc.grammar.load import loads as loads_graph
@@ -71,11 +72,11 @@ class Model:
 
     def with_dims(self, dims: Mapping[str, int]) -> Model:
         """The same architecture with symbolic dimensions fixed."""
-        return replace(loads(self.text(), dims=dims), path=self.path)
+        return replace(loads(print_graph(self.graph), dims=dims), path=self.path)
 
     def text(self) -> str:
-        """The graph as concrete `.arch` text."""
-        return print_graph(self.graph)
+        """The graph as concrete `.arch` text, laid out as `archc fmt` does."""
+        return format_source(print_graph(self.graph))
 
     def summary(self) -> Summary:
         """A table, layer by layer."""

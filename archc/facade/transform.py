@@ -303,4 +303,4 @@ def rounded(array: Any, dtype: str) -> Any:
 
 
 def _site(site: Site) -> dict[str, Any]:
-    return {"at": site.anchor.name, "nodes": [n.name for n in site.nodes]}
+    return {"at": site.anchor.name, "what": site.what, "nodes": [n.name for n in site.nodes]}
