@@ -83,7 +83,7 @@ def _find(graph: Graph, options: PruneOptions) -> Iterator[Site | Refusal]:
             found = f"{unit.size} elements, which `{node.name}` has too"
             yield Refusal(unit.anchor, f"its elements cannot go: {reason}", found, code="E0421")
         else:
-            yield Site(unit.anchor, (), graph, unit)
+            yield Site(unit.anchor, (), graph, unit, unit.what)
 
 
 def _apply(graph: Graph, sites: Sequence[Site], options: PruneOptions, context: Context) -> None:

@@ -81,6 +81,12 @@ class Unit:
     why: tuple[Node, str] | None = None
 
     @property
+    def what(self) -> str:
+        """The unit in words: `64 elements, in 3 weights`."""
+        weights = {m.parameter for c in self.classes for m in c.members}
+        return f"{self.size} {'heads or groups' if self.heads else 'elements'}, in {len(weights)} weights"
+
+    @property
     def size(self) -> int:
         return self.classes[0].size
 

@@ -68,7 +68,7 @@ def _find(graph: Graph, options: WidenOptions) -> Iterator[Site | Refusal]:
         fixed = obstacle(unit.nodes, unit.axes, unit.sizes(width))
         seen = _unequal(unit, options.factor.is_integer())
         if fixed is None and seen is None and width > unit.size:
-            yield Site(unit.anchor, (), graph, unit)
+            yield Site(unit.anchor, (), graph, unit, unit.what)
         for why, reason in ((fixed, "it cannot have more elements"), (seen, "copies of its elements would not be one")):
             if why is not None:
                 found = f"{unit.size} elements, which `{why[0].name}` has too"
