@@ -13,11 +13,14 @@ from archc.passes.early_exit import EARLY_EXIT
 from archc.passes.gated import GATED_ATTENTION, GATED_CONV, GMLP
 from archc.passes.glu import GLU
 from archc.passes.kan import KAN_EDGES
+from archc.passes.kan_prune import KAN_PRUNE
+from archc.passes.kan_refine import KAN_REFINE
 from archc.passes.low_rank import LOW_RANK
 from archc.passes.manager import Pass
 from archc.passes.moe import MOE_PASS
 from archc.passes.pipeline import NAMED
 from archc.passes.prune import PRUNE
+from archc.passes.quantize_weights import QUANTIZE_WEIGHTS
 from archc.passes.rezero import REZERO
 from archc.passes.skip import SKIP_BLOCKS
 from archc.passes.transform import Transform
@@ -28,6 +31,7 @@ PASSES: Mapping[str, Pass] = {p.name: p for p in NAMED}
 
 _TRANSFORMS: tuple[Transform[Any], ...] = (
     LOW_RANK,
+    QUANTIZE_WEIGHTS,
     REZERO,
     MOE_PASS,
     GLU,
@@ -35,6 +39,8 @@ _TRANSFORMS: tuple[Transform[Any], ...] = (
     GATED_CONV,
     GMLP,
     KAN_EDGES,
+    KAN_REFINE,
+    KAN_PRUNE,
     SKIP_BLOCKS,
     EARLY_EXIT,
     PRUNE,

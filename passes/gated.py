@@ -7,7 +7,6 @@ nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,10 +23,10 @@ from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.norm import LAYER_NORM
 from archc.ir.ops.shape import FLATTEN, RESHAPE, TRANSPOSE
 from archc.ir.types import TensorType
-from archc.passes.blocks import FeedForward, feed_forwards, only_user, users_of
+from archc.passes.blocks import FeedForward, feed_forwards, only_user
 from archc.passes.editing import Editor
 from archc.passes.manager import Context, Contract
-from archc.passes.partners import Partners
+from archc.passes.partners import Partners, Successors
 from archc.passes.transform import Options, Refusal, Site, Transform
 
 # -- attention ----------------------------------------------------------------------------------------------------
@@ -52,31 +51,27 @@ def _find_attention(graph: Graph, options: GatedAttentionOptions) -> Iterator[Si
 
 def _gate_attention(graph: Graph, sites: Sequence[Site], options: GatedAttentionOptions, context: Context) -> None:
     editor = Editor(graph, graph, sites[0].anchor)
-    users, chosen = users_of(graph), Counter(s.anchor.weights["out_weight"].name for s in sites)
-    made: dict[Parameter, dict[str, Parameter]] = {}
+    successors = Successors(graph, [site.anchor for site in sites], editor, context)
+    gates: dict[Parameter, dict[str, Parameter]] = {}
     for site in sites:
         old = site.anchor
         out = old.weights["out_weight"]
-        if out not in made:
-            name = out.name if chosen[out.name] == users[out.name] else editor.free(f"{old.name}.gated_out_weight")
-            made[out] = {"out_weight": Parameter(name, out.type, doubled(out.init), out.trainable)}
-            if context.weights is not None:
-                context.store(made[out]["out_weight"], 2 * context.value(out))
         params = old.params.model_copy(update={"gate": options.per})
-        weights = {**old.weights, **made[out], **_closed(old, params, made[out])}
+        twice = successors.of(out, old, out.shape, lambda w: 2 * w, doubled(out.init))
+        gate = gates.setdefault(out, _closed(old, params))
         e = editor.beside(site.graph, old)
+        weights = {**old.weights, "out_weight": twice, **gate}
         new = e.node(ATTENTION, *old.operands, full_name=old.name, params=params, weights=weights)
-        made[out] |= {role: p for role, p in new.weights.items() if role.startswith("gate_")}
         old.output.replace_all_uses(new.output, site.graph)
 
 
-def _closed(old: Node, params: Any, known: dict[str, Parameter]) -> dict[str, Parameter]:
+def _closed(old: Node, p: Any) -> dict[str, Parameter]:
     """The gate's parameters, born zero."""
-    p, dtype = params, old.weights["out_weight"].type.dtype
-    rows = p.heads if p.gate == "head" else old.weights["out_weight"].shape[1]
+    out = old.weights["out_weight"]
+    rows = p.heads if p.gate == "head" else out.shape[1]
     shapes = {"gate_weight": (rows, old.weights["q_weight"].shape[1]), "gate_bias": (rows,)}
     return {
-        role: known.get(role) or Parameter(f"{old.name}.{role}", TensorType(shape, dtype), ZEROS)
+        role: Parameter(f"{old.name}.{role}", TensorType(shape, out.type.dtype), ZEROS)
         for role, shape in shapes.items()
         if role == "gate_weight" or p.gate_bias
     }

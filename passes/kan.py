@@ -9,7 +9,6 @@ base: the splines themselves are fitted to the activation.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -22,13 +21,13 @@ from archc.ir.ops.convolution import CONV, IM2COL, conv_geometry
 from archc.ir.ops.kan import BASES, KAN, RATIONAL, Base, KanParams
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.shape import RESHAPE, TRANSPOSE
-from archc.ir.types import TensorType
 from archc.passes.blocks import is_activation, only_user, users_of
 from archc.passes.editing import Editor
 from archc.passes.fitting import samples
 from archc.passes.functions import Function, function_of
 from archc.passes.kan_basis import basis, rational
 from archc.passes.manager import Context, Contract, Measured
+from archc.passes.partners import Successors
 from archc.passes.transform import Options, Refusal, Site, Transform
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def _refused_convolution(node: Node) -> Refusal | None:
 def _apply(graph: Graph, sites: Sequence[Site], options: KanOptions, context: Context) -> None:
     editor, ranges = Editor(graph, graph, sites[0].anchor), _ranges(graph, sites, options, context)
     main = "weight" if options.basis == "grkan" else "base_weight"
-    matrices = _Matrices(graph, sites, editor, context)
+    successors = Successors(graph, [site.anchor for site in sites], editor, context)
     tied: dict[Parameter, dict[str, Parameter]] = {}
     for site in sites:
         old, layer = site.anchor, site.found
@@ -164,7 +163,7 @@ def _apply(graph: Graph, sites: Sequence[Site], options: KanOptions, context: Co
         params = _params(old, layer, options, ranges[weight])
         weights = dict(tied.get(weight, {}))
         if not weights and (params.has_base or options.basis == "grkan"):
-            weights[main] = matrices.of(old)
+            weights[main] = _matrix(successors, old)
         if "bias" in old.weights:
             weights["bias"] = old.weights["bias"]
         x = layer.x(old) if old.op is LINEAR else _windows(e, old, layer.x(old))
@@ -194,24 +193,11 @@ def _params(old: Node, layer: Layer, options: KanOptions, span: tuple[float, flo
     )
 
 
-class _Matrices:
-    """The weights of old layers as matrices `[out, in]`: those of `linear` as they are, kernels flattened."""
-
-    def __init__(self, graph: Graph, sites: Sequence[Site], editor: Editor, context: Context) -> None:
-        self.users, self.chosen = users_of(graph), Counter(s.anchor.weights["weight"].name for s in sites)
-        self.editor, self.context = editor, context
-
-    def of(self, layer: Node) -> Parameter:
-        old = layer.weights["weight"]
-        if old.type.rank == 2:
-            return old
-        stays = self.chosen[old.name] != self.users[old.name]
-        name = self.editor.free(f"{layer.name}.base_weight") if stays else old.name
-        out, *window = old.shape
-        new = Parameter(name, TensorType((out, math.prod(window)), old.type.dtype), old.init, old.trainable)
-        if self.context.weights is not None:
-            self.context.store(new, self.context.value(old).reshape(new.shape))
-        return new
+def _matrix(successors: Successors, layer: Node) -> Parameter:
+    """The weights of a layer as a matrix `[out, in]`: those of `linear` as they are, kernels flattened."""
+    old = layer.weights["weight"]
+    shape = (old.shape[0], math.prod(old.shape[1:]))
+    return old if old.type.rank == 2 else successors.of(old, layer, shape, lambda w: w.reshape(shape))
 
 
 def _windows(e: Editor, conv: Node, x: Value) -> Value:

@@ -1,13 +1,16 @@
-"""New layers beside old ones: gates, and what they gate."""
+"""New layers beside old ones, and new parameters in place of old ones, where weights may be shared."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
-from archc.ir.graph import Node, Parameter, Value
+from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.init import Init
 from archc.ir.op import OpDef
 from archc.ir.types import TensorType
+from archc.passes.blocks import users_of
 from archc.passes.editing import Editor
 from archc.passes.manager import Context
 
@@ -45,3 +48,27 @@ class Partners:
         """A layer like `of` that is born with zero weights and the bias `value`."""
         params = of.params.model_copy(update={"bias": True, "init": "zeros"})
         return self.add(e, of, of.op, of.operands[0], name, bias=value, params=params)
+
+
+class Successors:
+    """Parameters in place of old ones, for `nodes` that are made anew: of another shape, or other values.
+
+    What nodes shared, they share. A successor has the old name, or, where another node goes on with the old parameter,
+    one of its own."""
+
+    def __init__(self, graph: Graph, nodes: Iterable[Node], editor: Editor, context: Context) -> None:
+        self.users = users_of(graph)
+        self.chosen = Counter(p.name for node in nodes for p in node.weights.values())
+        self.editor, self.context = editor, context
+        self._known: dict[Parameter, Parameter] = {}
+
+    def of(self, old: Parameter, node: Node, shape: tuple[int, ...], value: Any, init: Init | None = None) -> Parameter:
+        """The successor of a parameter of `node`; `value` gives its weights from the old ones, as float64."""
+        if old not in self._known:
+            stays = self.chosen[old.name] != self.users[old.name]
+            name = self.editor.free(f"{node.name}.{old.name.rpartition('.')[2]}") if stays else old.name
+            new = Parameter(name, TensorType(shape, old.type.dtype), init or old.init, old.trainable)
+            if self.context.weights is not None:
+                self.context.store(new, value(self.context.value(old)))
+            self._known[old] = new
+        return self._known[old]

@@ -61,3 +61,56 @@ def test_layers_with_functions_on_their_edges_compute_what_they_did(spec: str, s
     assert any(n.op.name == "kan" for n in got.new.walk())
     name = next(n for n in got.after if n.endswith(("coefficients", "numerator")))
     assert not got.same(weights={**got.after, name: got.after[name] + 0.1}).ok
+
+
+NETWORK = """arch net()
+input x: f32[N, 6]
+output y: f32[N, 3]
+y = x -> kan(5, grid = 4, range = [-2, 2]) -> kan(4, {more}) -> kan(3, order = 2, bias = true, range = [-1.5, 3])
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "more"),
+    [
+        ("kan_refine", 'base = "none"'),
+        ("kan_refine(factor = 3)", "order = 1"),
+        ("kan_refine(factor = 2)", 'basis = "fourier", base = "silu"'),
+    ],
+)
+def test_a_finer_grid_changes_nothing(spec: str, more: str) -> None:
+    got = applied(NETWORK.format(more=more), spec)
+    assert got.same().ok
+    assert got.same("train").ok
+    assert got.after["kan.coefficients"].shape[2] > got.before["kan.coefficients"].shape[2]
+    assert not got.same(weights={**got.after, "kan1.coefficients": got.after["kan1.coefficients"] * 1.01}).ok
+
+
+PRUNABLE = """arch net()
+input x: f32[N, 6]
+output y: f32[N, 3]
+y = x -> kan(8, grid = 4, range = [-2, 2]) -> kan(8, basis = "chebyshev", base = "relu") -> kan(3, range = [-1.5, 3])
+"""
+
+
+def weak(source: str) -> dict[str, Any]:
+    """Weights of which a node of each hidden layer, and an edge of the first layer, hardly say anything."""
+    from archc.metanet.symmetry import random_weights
+
+    weights = random_weights(loads(source), 0)
+    for role in ("coefficients", "base_weight"):
+        weights[f"kan.{role}"][2] *= 1e-4  # nothing much comes in
+        weights[f"kan2.{role}"][:, 5] *= 1e-4  # nothing much is made of it
+        weights[f"kan.{role}"][0, 3] *= 1e-4
+    return weights
+
+
+def test_pruning_takes_what_says_nothing() -> None:
+    data = random_inputs(loads(PRUNABLE), 0, {"N": 200}, "f64")
+    got = applied(PRUNABLE, "kan_prune(threshold = 0.005)", data=data, weights=weak(PRUNABLE))
+    assert [got.after[f"{n}.coefficients"].shape[:2] for n in ("kan", "kan1", "kan2")] == [(7, 6), (7, 7), (3, 7)]
+    assert not got.after["kan.coefficients"][0, 3].any()
+    assert got.same().relative < 1e-3
+    half = applied(PRUNABLE, "kan_prune(ratio = 0.5)", data=data, weights=weak(PRUNABLE))
+    assert [half.after[f"{n}.coefficients"].shape[:2] for n in ("kan", "kan1", "kan2")] == [(4, 6), (4, 4), (3, 4)]
+    assert half.same().relative > got.same().relative
