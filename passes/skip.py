@@ -245,12 +245,12 @@ def _apply(graph: Graph, sites: Sequence[Site], options: SkipOptions, context: C
     inner_first = {region: [s for s in sites if s.graph is region] for region in reversed(list(graph.graphs()))}
     for region, here in inner_first.items():
         used: set[str] = set()
-        for site in reversed(here):  # a span's x may be what another one makes
+        called = [editor.free(_called(site.found)) for site in here]
+        for site, name in reversed(list(zip(here, called, strict=True))):  # a span's x may be what another one makes
             span: Span = site.found
-            e, names = editor.beside(region, site.anchor), _sizes(span, options, taken)
-            e.prefix = common_scope(n.name for n in _all(span))
-            span.out.replace_all_uses(_skip(e, span, span.x, options, names), region)
-            used |= {str(name) for name in names}
+            e, sizes = editor.beside(region, site.anchor), _sizes(span, options, taken)
+            span.out.replace_all_uses(_skip(e, name, span, span.x, options, sizes), region)
+            used |= {str(size) for size in sizes}
         taken |= used
 
 
@@ -269,11 +269,16 @@ def _sizes(span: Span, options: SkipOptions, taken: set[str]) -> list[Dim]:
     return [symbol(name) for name in islice((n for n in names if n not in taken), depth)]
 
 
-def _skip(e: Editor, span: Span, x: Value, options: SkipOptions, names: Sequence[Dim]) -> Value:
-    """The span as a `skip` on x, which stands for the span's own x. `names` are sizes for its rows and those within."""
-    full = e.name("skip")
+def _called(span: Span) -> str:
+    """What a skip is called: `skip`, in the scope in which the span stands."""
+    scope = common_scope(n.name for n in _all(span))
+    return f"{scope}.skip" if scope else "skip"
+
+
+def _skip(e: Editor, full: str, span: Span, x: Value, options: SkipOptions, rows: Sequence[Dim]) -> Value:
+    """The span as a `skip` on x, which stands for the span's own x. `rows` are sizes for its rows and those within."""
     gate = _gate(e, span, x.type, options, f"{full}.gate")
-    body = _body(e, span, options, names)
+    body = _body(e, span, options, rows)
     params = SkipParams(
         mode=options.mode,
         threshold=options.threshold,
@@ -284,15 +289,15 @@ def _skip(e: Editor, span: Span, x: Value, options: SkipOptions, names: Sequence
     return e.node(SKIP, x, full_name=full, params=params, regions=(gate, body)).output
 
 
-def _body(e: Editor, span: Span, options: SkipOptions, names: Sequence[Dim]) -> Graph:
+def _body(e: Editor, span: Span, options: SkipOptions, rows: Sequence[Dim]) -> Graph:
     """The region that computes a span, on as many rows (or tokens) as reach it."""
     x = span.x.type
     sizes: dict[str, Dim] = {}
     if options.kind == "depth" or not options.by_token:
         axis = 1 if options.kind == "depth" else 0
         old = x.shape[axis]
-        sizes = {name: names[0] for name in symbols(old) if symbol(name) == old}
-        x = TensorType((*x.shape[:axis], names[0], *x.shape[axis + 1 :]), x.dtype)
+        sizes = {name: rows[0] for name in symbols(old) if symbol(name) == old}
+        x = TensorType((*x.shape[:axis], rows[0], *x.shape[axis + 1 :]), x.dtype)
     body, (formal,) = e.region("body", [x])
     inside = e.inside(body, e.prefix)
     values = {span.x: formal}
@@ -301,7 +306,7 @@ def _body(e: Editor, span: Span, options: SkipOptions, names: Sequence[Dim]) -> 
         within = set(inner.nodes)
         first = next(i for i, n in enumerate(nodes) if n in within)
         inside.copy(nodes[:first], values, sizes=sizes)
-        values[inner.out] = _skip(inside, inner, values[inner.x], options, names[1:])
+        values[inner.out] = _skip(inside, e.free(_called(inner)), inner, values[inner.x], options, rows[1:])
         nodes = nodes[first + len(within) :]
     inside.copy(nodes, values, sizes=sizes)
     body.outputs = [values[span.out]]

@@ -98,6 +98,10 @@ def _tell(trained: Trained, out: Path, report: Path | None) -> None:
     judged = result.test or result.val
     scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in judged.metrics.items())
     print(f"{judged.split} ({judged.examples} examples): {scores}")
+    if judged.stats:
+        from archc.backends.torch.training import summary
+
+        print(", ".join(f"{name} {value:.4f}" for name, value in summary(judged.stats).items()))
     if result.confusion is not None and len(result.confusion) <= 20:
         _print_confusion(result.confusion, result.preprocessing.labels)
     print(f"weights: {out}" + (f"; pictures: {report}" if report else ""))

@@ -98,9 +98,9 @@ def _demand_folder(folder: Path) -> None:
 
 
 def write_report(trained: Trained, folder: Path) -> list[Path]:
-    """`result.json`, the learning curve, the confusion matrix and held-out pictures with predictions, where there are
-    such; the files written."""
-    from archc.backends.torch.training import confusion_picture, curve_picture, gallery_picture
+    """`result.json`, the learning curve; where there are such, the confusion matrix, how rows went through experts, gates
+    and exits, and held-out pictures with predictions; the files written."""
+    from archc.backends.torch.training import confusion_picture, curve_picture, gallery_picture, stats_picture
     from archc.backends.weights import atomic_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,9 @@ def write_report(trained: Trained, folder: Path) -> list[Path]:
     if result.confusion is not None:
         files.append(folder / "confusion.png")
         confusion_picture(result, files[-1])
+    if any("stats" in row for row in result.history):
+        files.append(folder / "routing.png")
+        stats_picture(result, files[-1])
     if task.preprocessing.kind == "image":
         files.append(folder / "gallery.png")
         gallery_picture(trained.module, task, files[-1])

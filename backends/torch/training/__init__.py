@@ -17,7 +17,8 @@ from archc.backends.torch.training.loop import Event, OnEvent, Saved, Started, S
 from archc.backends.torch.training.progress import show_progress
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.registry import load_task, task_kinds
-from archc.backends.torch.training.report import TrainResult, confusion_picture, curve_picture, gallery_picture
+from archc.backends.torch.training.report import TrainResult, confusion_picture, curve_picture, gallery_picture, stats_picture
+from archc.backends.torch.training.statistics import Statistics, Stats, summary
 from archc.backends.torch.training.tasks import (
     CLASSIFICATION,
     NEXT_CHARACTER,
@@ -43,6 +44,8 @@ __all__ = [
     "Saved",
     "Split",
     "Started",
+    "Statistics",
+    "Stats",
     "Stepped",
     "Task",
     "TaskConfig",
@@ -57,6 +60,8 @@ __all__ = [
     "load_task",
     "show_progress",
     "state_arrays",
+    "stats_picture",
+    "summary",
     "task_kinds",
     "train",
 ]

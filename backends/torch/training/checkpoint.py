@@ -33,6 +33,7 @@ class Progress(BaseModel):
 
     step: int = Field(0, ge=0)
     epoch_loss: float = 0.0  # summed over the steps of the current epoch
+    epoch_stats: dict[str, Any] = {}  # as `Statistics.state` has them
     best_epoch: int | None = None
     best_score: tuple[float, float] | None = None
     history: list[dict[str, Any]] = []

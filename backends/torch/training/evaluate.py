@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from archc.backends.preprocessing import Array
 from archc.backends.torch.training.recipe import Recipe
+from archc.backends.torch.training.statistics import Statistics, Stats
 from archc.backends.torch.training.tasks import CLASSIFICATION, Batch, Split, Task
 from archc.ir.diagnostics import fail
 from archc.ir.types import NUMPY_NAMES, TensorType
@@ -34,17 +35,20 @@ class WithAux(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics over one split. `confusion[true, predicted]` counts, for tasks with one label per example."""
+    """Metrics over one split. `confusion[true, predicted]` counts, for tasks with one label per example; `stats` tell how
+    rows went through experts, gates and exits (see `statistics`)."""
 
     split: str
     examples: int
     metrics: dict[str, float]
     confusion: Array | None = field(default=None, repr=False)
+    stats: Stats = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
         confusion = None if self.confusion is None else self.confusion.tolist()
-        return {"split": self.split, "examples": self.examples, "metrics": metrics, "confusion": confusion}
+        told = {"split": self.split, "examples": self.examples, "metrics": metrics, "confusion": confusion}
+        return {**told, "stats": self.stats} if self.stats else told
 
 
 class Feed:
@@ -106,6 +110,14 @@ def augment(images: Tensor, rng: np.random.Generator, shift: int, flip: bool) ->
 def main_output(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The output that the task judges: the only one, or the first."""
     return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+def run_with_aux(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The main output, and what the module offers beside it."""
+    if not isinstance(module, WithAux):
+        return main_output(module(*inputs)), {}
+    outputs, aux = module.forward_with_aux(*inputs)
+    return main_output(outputs), aux
 
 
 @contextmanager
@@ -183,13 +195,15 @@ def evaluate(
         check_fit(module, task, feed)
     examples = len(feed.split(split))
     sums: dict[str, Tensor] = {}
+    statistics = Statistics()
     elements = 0
     counts = None
     with evaluating(module):
         for start in range(0, examples, EVALUATION_BATCH):
             rows = torch.arange(start, min(start + EVALUATION_BATCH, examples))
             inputs, targets = feed.batch(split, rows, None, None)
-            outputs = main_output(module(*inputs))
+            outputs, aux = run_with_aux(module, inputs)
+            statistics.add(aux, len(rows))
             for name, values in task.objective.metrics(outputs, targets).items():
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + values.double().sum().cpu()
             elements += targets.numel()
@@ -198,4 +212,5 @@ def evaluate(
                 cells = torch.bincount(targets * k + outputs.argmax(-1), minlength=k * k).cpu().reshape(k, k)
                 counts = cells if counts is None else counts + cells
     metrics = {name: float(total) / elements for name, total in sums.items()}
-    return Evaluation(split, examples, metrics, None if counts is None else counts.numpy())
+    confusion = None if counts is None else counts.numpy()
+    return Evaluation(split, examples, metrics, confusion, statistics.means())

@@ -23,9 +23,10 @@ from archc.backends.torch.training.checkpoint import (
     to_tensor,
     write_checkpoint,
 )
-from archc.backends.torch.training.evaluate import Feed, WithAux, check_fit, evaluate, keeping_modes, main_output
+from archc.backends.torch.training.evaluate import Feed, check_fit, evaluate, keeping_modes, run_with_aux
 from archc.backends.torch.training.recipe import Recipe, counter_rng
 from archc.backends.torch.training.report import TrainResult
+from archc.backends.torch.training.statistics import Statistics
 from archc.backends.torch.training.tasks import Task
 from archc.backends.weights import Array
 from archc.ir.diagnostics import CompileError, fail
@@ -91,7 +92,8 @@ def train(
     stop_after_epoch: int | None = None,
     on_event: OnEvent = _ignore,
 ) -> TrainResult:
-    """Train `module` on `task`; it ends with the weights that validated best. The test split is opened once, last.
+    """Train `module` on `task`; it ends with the weights that validated best, or with the last ones (`recipe.keep`). The
+    test split is opened once, last.
 
     With `checkpoint`, state is saved there after every epoch and every minute; `resume` goes on from it. Ctrl-C ends
     the current step, saves, and raises KeyboardInterrupt. `stop_after_epoch` ends early, untested and unfinished, to be
@@ -192,6 +194,7 @@ class _Run:
         self.best: dict[str, Tensor] | None = None
         self.order: Tensor | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=feed.device)
+        self.statistics = Statistics()
         self.progress = Progress()
         self.saved_at = time.monotonic()
 
@@ -242,6 +245,7 @@ class _Run:
         epoch, position = divmod(step, self.epoch_steps)
         if position == 0:
             self.loss_sum.zero_()
+            self.statistics = Statistics()
         if position == 0 or self.order is None:
             self.order = torch.from_numpy(counter_rng(recipe.seed, "order", epoch).permutation(self.examples))
         rows = self.order[position * self.batch_size : (position + 1) * self.batch_size]
@@ -270,10 +274,9 @@ class _Run:
     def _loss(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         judge = self.task.objective.loss
         smoothing = self.recipe.label_smoothing
-        if not isinstance(self.module, WithAux):
-            return judge(main_output(self.module(*inputs)), targets, smoothing)
-        outputs, aux = self.module.forward_with_aux(*inputs)
-        loss = judge(main_output(outputs), targets, smoothing)
+        outputs, aux = run_with_aux(self.module, inputs)
+        self.statistics.add(aux, len(targets))
+        loss = judge(outputs, targets, smoothing)
         for name, value in aux.items():
             if name.startswith("loss/"):
                 loss = loss + value
@@ -289,7 +292,8 @@ class _Run:
         with self._averaged():
             val = evaluate(self.module, self.task, "val", feed=self.feed)
             score = self.task.objective.score(val.metrics)
-            best = math.isfinite(score[0]) and (self.progress.best_score is None or score > self.progress.best_score)
+            former = None if self.recipe.keep == "last" else self.progress.best_score
+            best = math.isfinite(score[0]) and (former is None or score > former)
             if best:
                 self.best = self._clone()
                 self.progress.best_score = score
@@ -302,6 +306,8 @@ class _Run:
             **{f"val_{name}": value if math.isfinite(value) else None for name, value in val.metrics.items()},
             "seconds": round(self.progress.seconds, 3),
         }
+        if val.stats:
+            row["stats"] = {"train": self.statistics.means(), "val": val.stats}
         self.progress.history.append(row)
         self.on_event(Validated(row, best))
         if self.is_over and self.best is None:
@@ -367,6 +373,7 @@ class _Run:
         if self.path is None:
             return
         self.progress.epoch_loss = float(self.loss_sum)
+        self.progress.epoch_stats = self.statistics.state()
         if not math.isfinite(self.progress.epoch_loss):
             return  # a GPU run that has not noticed yet; the last good checkpoint stays
         tensors = {f"model/{name}": tensor for name, tensor in self.module.state_dict().items()}
@@ -398,6 +405,7 @@ class _Run:
         self.module.load_state_dict(own)
         load_state(self.module, saved.group("model"), where)
         try:
+            self.statistics.restore(saved.progress.epoch_stats)
             self._restore_optimiser(saved.group("optimiser"))
             for device, array in saved.group("rng").items():
                 if device == "cpu":

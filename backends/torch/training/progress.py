@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from archc.backends.torch.training.loop import Event, OnEvent, Saved, Started, Stepped, Validated
+from archc.backends.torch.training.statistics import summary
 
 
 @contextmanager
@@ -63,6 +64,8 @@ def describe(event: Event) -> list[str]:
     if isinstance(event, Validated):
         row = event.row
         numbers = [f"{key.replace('_', ' ')} {_number(row[key])}" for key in row if key[:4] in ("trai", "val_")]
+        if "stats" in row:
+            numbers += [f"{what} {_number(value)}" for what, value in summary(row["stats"]["val"]).items()]
         return [f"epoch {row['epoch']}: {', '.join(numbers)}, {row['seconds']:.1f} s" + " (best so far)" * event.best]
     return []
 

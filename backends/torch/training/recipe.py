@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from archc.backends.torch.training.options import build
 
@@ -45,8 +45,17 @@ class Recipe(BaseModel):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an average of the weights, used in their place")
     exit_weight: float = Field(0.3, ge=0, description="weight of the loss of each early exit")
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation")
+    keep: Literal["best", "last"] = Field(
+        "best", description="the weights that validate best, or the last ones: gates close late, and cost accuracy"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda when there is one")
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.keep == "last" and self.patience is not None:
+            raise ValueError("`patience` waits for better weights, and `keep = last` keeps none of them")
+        return self
 
     @classmethod
     def for_task(cls, defaults: Mapping[str, Any], **options: Any) -> Recipe:

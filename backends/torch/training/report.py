@@ -122,6 +122,45 @@ def curve_picture(result: TrainResult, path: Path | str) -> None:
     _write(figure, path)
 
 
+_STATS = {
+    "open": ("share of open gates", "viridis"),
+    "left": ("share of samples that leave early", "viridis"),
+    "load": ("share of rows, for each expert", "magma"),
+    "entropy": ("entropy of routers", "viridis"),
+}
+
+
+def stats_picture(result: TrainResult, path: Path | str) -> None:
+    """Draw how rows went in validation, by layer and epoch, as .png or .svg: gates, exits, and the load of experts. The
+    history must have such numbers.
+    """
+    rows = [row for row in result.history if "stats" in row]
+    assert rows, "only a network with experts, gates or exits has statistics"
+    grids = {}
+    for what in _STATS:
+        layers = {name: [np.atleast_1d(row["stats"]["val"].get(name, math.nan)) for row in rows]
+                  for name in rows[0]["stats"]["val"] if name.endswith(f".{what}")}  # fmt: skip
+        if layers:
+            grids[what] = layers
+    heights = [1.2 + 0.22 * sum(len(values[0]) for values in layers.values()) for layers in grids.values()]
+    figure, panels = _figure(8.0, min(60.0, sum(heights)), rows=len(grids), height_ratios=heights)
+    for panel, (what, layers) in zip(np.atleast_1d(panels), grids.items(), strict=True):
+        title, colours = _STATS[what]
+        grid = np.concatenate([np.stack(values, axis=1) for values in layers.values()])  # (layers and experts, epochs)
+        ends = np.cumsum([len(values[0]) for values in layers.values()])
+        picture = panel.imshow(grid, aspect="auto", cmap=colours, vmin=0, vmax=None if what == "load" else 1,
+                               interpolation="nearest")  # fmt: skip
+        figure.colorbar(picture, ax=panel)
+        for end in ends[:-1] if what == "load" else ():
+            panel.axhline(end - 0.5, color="white")
+        middles = [end - (len(values[0]) + 1) / 2 for end, values in zip(ends, layers.values(), strict=True)]
+        panel.set_yticks(middles, [name.rpartition(".")[0] for name in layers], fontsize=8)
+        step = max(1, len(rows) // 10)
+        panel.set_xticks(range(0, len(rows), step), [row["epoch"] for row in rows[::step]])
+        panel.set(xlabel="epoch", title=title)
+    _write(figure, path)
+
+
 def gallery_picture(
     module: nn.Module, task: Task, path: Path | str, *, count: int = 25, split: str = "test", device: str = "cpu"
 ) -> None:
@@ -151,11 +190,11 @@ def gallery_picture(
     _write(figure, path)
 
 
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _write(figure: Any, path: Path | str) -> None:
