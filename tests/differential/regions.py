@@ -121,7 +121,10 @@ def moe(b: Builder) -> Value:
     out = b.rng.choice([row.shape[-1], b.channels()])
     shared = b.rng.random() < 0.3
     regions = [router]
+    alike, state = b.rng.random() < 0.5, b.rng.getstate()
     for i in range(experts + shared):
+        if alike:  # the same choices again
+            b.rng.setstate(state)
         expert = b.region(f"experts.{i}" if i < experts else "shared", row)
         made = chain(expert, expert.graph.inputs[0])
         if out != row.shape[-1]:
