@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from archc.facade.numerics import FACTOR
@@ -84,22 +85,50 @@ def same_function(
 
     Raises: CompileError E0406 when the networks have other inputs or outputs.
     """
-    import numpy as np
+    reference = Reference(old, old_weights, mode=mode, format=format, seed=seed, sizes=sizes, inputs=inputs)
+    return reference.compare(new, new_weights)
 
-    from archc.backends.inputs import random_inputs
 
-    _same_ports(old, new)
-    given = random_inputs(old, seed, sizes, "f64") if inputs is None else inputs
-    old, new = _without_dropout(old), _without_dropout(new)
-    run_old, run_new = _Runner(old, format), _Runner(new, format)
-    before, after = run_old(old_weights, given, mode), run_new(new_weights, given, mode)
-    rng = np.random.Generator(np.random.Philox(seed))
-    nudged = {n: _nudged(np.asarray(w), _EPSILON[format], rng) for n, w in old_weights.items()}
-    moved = run_old(nudged, given, mode)
-    found = []
-    for name, value, y, z, noise in zip(old.output_names, old.outputs, before, after, moved, strict=True):
-        found.append(_compare(name, value, y, z, noise, EXACT if format == "f64" else 8 * _EPSILON[format]))
-    return Sameness(tuple(found), mode, format, seed)
+class Reference:
+    """A network that others are compared with, on `inputs` or random ones: it is run once, whatever their number."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Arrays,
+        *,
+        mode: Mode = "eval",
+        format: Format = "f64",
+        seed: int = 0,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Arrays | None = None,
+    ) -> None:
+        from archc.backends.inputs import random_inputs
+
+        self.graph, self.weights, self.mode, self.format, self.seed = graph, weights, mode, format, seed
+        self.inputs = random_inputs(graph, seed, sizes, "f64") if inputs is None else inputs
+
+    @cached_property
+    def outputs(self) -> tuple[list[Any], list[Any]]:
+        """What the network computes, and what it computes when every weight is nudged."""
+        import numpy as np
+
+        run = _Runner(_without_dropout(self.graph), self.format)
+        rng = np.random.Generator(np.random.Philox(self.seed))
+        before = run(self.weights, self.inputs, self.mode)
+        nudged = {n: _nudged(np.asarray(w), _EPSILON[self.format], rng) for n, w in self.weights.items()}
+        return before, run(nudged, self.inputs, self.mode)
+
+    def compare(self, new: Graph, weights: Arrays) -> Sameness:
+        """Compare another network with this one; raises what `same_function` raises."""
+        old = self.graph
+        _same_ports(old, new)
+        before, moved = self.outputs
+        after = _Runner(_without_dropout(new), self.format)(weights, self.inputs, self.mode)
+        least, found = EXACT if self.format == "f64" else 8 * _EPSILON[self.format], []
+        for name, value, y, z, noise in zip(old.output_names, old.outputs, before, after, moved, strict=True):
+            found.append(_compare(name, value, y, z, noise, least))
+        return Sameness(tuple(found), self.mode, self.format, self.seed)
 
 
 def observer(inputs: Arrays) -> Observe:
