@@ -178,6 +178,11 @@ def takes_none(counts: te.Tensor, slot: te.Tensor) -> te.Tensor:
     return te.compute((), lambda: counts(0) <= 0, name="takes_none")
 
 
+def takes_any(counts: te.Tensor, destination: int) -> te.Tensor:
+    """Whether a row goes to a destination."""
+    return te.compute((), lambda: counts(destination) > 0, name="takes_any")
+
+
 def takes_all(counts: te.Tensor, slot: te.Tensor) -> te.Tensor:
     """Whether all rows go to the only destination. `slot` tells how many there are."""
     return te.compute((), lambda: counts(0) >= slot.shape[0], name="takes_all")

@@ -19,7 +19,17 @@ from tvm import relax, tirx
 from archc.backends.tvm import equations
 from archc.backends.tvm.cpu.grouped import MARK
 from archc.backends.tvm.lower import LOWERINGS, TvmNode
-from archc.backends.tvm.lowerings.rows import bind_rows, on_region, routes_of, row_symbol
+from archc.backends.tvm.lowerings.rows import (
+    AllRows,
+    Part,
+    Routes,
+    bind_rows,
+    channels_last,
+    on_region,
+    row_symbol,
+    to_first,
+    to_last,
+)
 from archc.backends.tvm.lowerings.rowwise import by_row
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.ops.linear import LINEAR
@@ -34,21 +44,54 @@ def run_experts(
 
     `index` [R, k] (i64) is -1 for none. An expert takes at most ceil(capacity R k / experts) rows, the first ones.
     """
-    if n.lowerer.kind == "cpu" and alike(experts):
+    if n.lowerer.kind != "cpu":
+        return _dense(n, experts, rows, index, weights, capacity)
+    if alike(experts):
         made, slot = _Grouped(n, experts, rows, index, capacity).run()
-    else:
-        made, slot = _one_by_one(n, experts, rows, index, capacity)
+        return _weighed(n, made, slot, weights)
+    return _one_by_one(n, experts, rows, index, weights, capacity)
+
+
+def _weighed(n: TvmNode, made: Any, slot: Any, weights: Any) -> Any:
     return n.lowerer.bb.emit_te(equations.weigh_rows, made, slot, weights, primfunc_name_hint="weigh_rows")
 
 
-def _one_by_one(n: TvmNode, experts: Sequence[Graph], rows: Any, index: Any, capacity: float | None) -> tuple[Any, Any]:
-    """What the experts make of their rows, one after another, and where each row's result stands [R, k]."""
-    routes = routes_of(n, index, len(experts), capacity)
+def _dense(n: TvmNode, experts: Sequence[Graph], rows: Any, index: Any, weights: Any, capacity: float | None) -> Any:
+    """All experts on all rows."""
+    routes = AllRows(n, index, len(experts), capacity)
+    found = []
+    for expert in experts:
+        bind_rows(n, expert, 0, routes.counts[0])
+        found += on_region(n, expert, rows)
+    return _weighed(n, _joined(n, found), routes.slot, weights)
+
+
+def _one_by_one(
+    n: TvmNode, experts: Sequence[Graph], rows: Any, index: Any, weights: Any, capacity: float | None
+) -> Any:
+    """Each expert in its turn, those that have rows. Images are handed over with channels last, as for `skip`."""
+    routes = Routes(n, index, len(experts), capacity)
+    images = any(map(channels_last, experts)) and len(rows.ty.shape) > 2
+    x = n.emit(op.permute_dims(rows, to_last(len(rows.ty.shape)))) if images else rows
     found = []
     for e, expert in enumerate(experts):
         bind_rows(n, expert, 0, routes.counts[e])
-        found += on_region(n, expert, routes.rows(rows, e))
-    return (found[0] if len(found) == 1 else n.emit(op.concat(found, axis=0))), routes.slot
+        part = Part(n, expert, expert.inputs[0].type, expert.outputs[0].type, last=images)
+        found.append(part.of_destination(routes, e, x))
+    made = _joined(n, found)
+    rank = len(made.ty.shape)
+    if not images or rank < 3:
+        return _weighed(n, made, routes.slot, weights)
+    total = _weighed(n, n.emit(op.permute_dims(made, to_last(rank))), routes.slot, weights)
+    return n.emit(op.permute_dims(total, to_first(rank)))
+
+
+def _joined(n: TvmNode, parts: list[Any]) -> Any:
+    """By eights, since one kernel looks for its place among all of its operands."""
+    while len(parts) > 1:
+        groups = [parts[i : i + 8] for i in range(0, len(parts), 8)]
+        parts = [g[0] if len(g) == 1 else n.emit(op.concat(g, axis=0)) for g in groups]
+    return parts[0]
 
 
 def alike(experts: Sequence[Graph]) -> bool:

@@ -57,7 +57,7 @@ def row_symbol(region: Graph, axis: int = 0) -> str | None:
 class Routes:
     """Rows sorted by where they go. `index` [R, k] (i64) is the destination of each row, -1 for none.
 
-    slot [R, k]: where in the sorted list a row stands, -1 for nowhere.
+    slot [R, k]: where in the sorted list a row stands, -1 for nowhere. counts: how many rows each destination has.
     """
 
     slot: Any
@@ -68,8 +68,8 @@ class Routes:
         routed = self.bb.emit_te(
             lambda index: equations.route(index, destinations, capacity), index, primfunc_name_hint="route"
         )
-        self._order, counts, self._starts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(4))
-        self.counts = _matched(self.bb, counts, destinations, n.lowerer)
+        self._order, self.sizes, self._starts, self.slot = (n.emit(relax.TupleGetItem(routed, i)) for i in range(4))
+        self.counts = _matched(self.bb, self.sizes, destinations, n.lowerer)
 
     def rows(self, x: Any, destination: int) -> Any:
         """The rows of x [R, …] that go to a destination, in order."""
@@ -87,10 +87,6 @@ class AllRows(Routes):
 
     def rows(self, x: Any, destination: int) -> Any:
         return x
-
-
-def routes_of(n: TvmNode, index: Any, destinations: int, capacity: float | None = None) -> Routes:
-    return (Routes if n.lowerer.kind == "cpu" else AllRows)(n, index, destinations, capacity)
 
 
 def _matched(bb: relax.BlockBuilder, counts: Any, destinations: int, lowerer: Lowerer) -> list[Any]:
@@ -119,7 +115,7 @@ def on_chosen(n: TvmNode, region: Graph, chosen: Any, otherwise: Any) -> Any:
     rest."""
     x = n.node.inputs[0].type
     if n.lowerer.kind == "cpu":
-        return _Part(n, region, x, n.type).run(chosen, n.x, otherwise)
+        return Part(n, region, x, n.type).run(chosen, n.x, otherwise)
     routes = AllRows(n, _destinations(n, chosen, x.shape[0]), 1)
     bind_rows(n, region, 0, routes.counts[0])
     (found,) = on_region(n, region, n.x)
@@ -143,7 +139,7 @@ def on_chosen_tokens(n: TvmNode, body: Graph, chosen: Any) -> Any:
     if tokens.shape[0] is total:  # a variable of its own: kernels learn sizes from axes that are variables
         n.lowerer.bind(str(total))
         flat = n.lowerer.bb.match_cast(flat, relax.TensorType(n.shape(tokens.shape), n.dtype))
-    found = _Part(n, part, tokens, tokens).run(chosen, flat, flat)
+    found = Part(n, part, tokens, tokens).run(chosen, flat, flat)
     return op.reshape(found, n.shape(x.shape))
 
 
@@ -192,22 +188,24 @@ class _Scope:
         return relax.Var(name, relax.TensorType([shape[a] for a in axes] if axes else shape, NUMPY_NAMES[type_.dtype]))
 
 
-class _Part:
+class Part:
     """A region as a function of its own, which is called where there is a row for it.
 
     Where no row is chosen nothing of it runs, and where all are, none is copied. Images are handed over with channels
     last: kernels of the region and those around it want them so, and permutes do not move through calls.
     """
 
-    def __init__(self, n: TvmNode, region: Graph, operand: TensorType, made: TensorType) -> None:
+    def __init__(
+        self, n: TvmNode, region: Graph, operand: TensorType, made: TensorType, last: bool | None = None
+    ) -> None:
         self.n, self.region, self.bb, self.operand, self.made = n, region, n.lowerer.bb, operand, made
         self.name = f"{n.node.op.name}{n.lowerer.fresh()}_{n.lowerer.name}"
-        self.last = _channels_last(region)
+        self.last = channels_last(region) if last is None else last
 
     def run(self, chosen: Any, x: Any, otherwise: Any) -> Any:
         """The region on the rows of x that are chosen, and `otherwise` in place of the others."""
-        given = [self._permuted(x, self.operand, _to_last)]
-        given.append(given[0] if otherwise is x else self._permuted(otherwise, self.made, _to_last))
+        given = [self._permuted(x, self.operand, to_last)]
+        given.append(given[0] if otherwise is x else self._permuted(otherwise, self.made, to_last))
         return (self.of_one if self.operand.shape[0] == 1 else self.of_many)(chosen, [*given, *_captured(self.n)])
 
     def of_one(self, chosen: Any, given: Sequence[Any]) -> Any:
@@ -243,6 +241,22 @@ class _Part:
         routed = self.bb.emit_te(lambda index: equations.route(index, 1), index, primfunc_name_hint="route")
         return self.called(either, [*(n.emit(relax.TupleGetItem(routed, i)) for i in range(4)), *given])
 
+    def of_destination(self, routes: Routes, destination: int, x: Any) -> Any:
+        """For the rows of x that go to a destination: run the region, or give no rows. Channels of x are where the
+        region wants them.
+        """
+        body, s = self.body(None), self.scope()
+        some = relax.Var("some", relax.TensorType([], "bool"))
+        rows, made, captured = self.variables(s)
+        with self.bb.function(f"{self.name}_either", [*s.sizes, some, rows, *captured], private=True):
+            on_some = relax.Call(body, [*s.sizes, rows, *captured])
+            on_none = op.zeros([0, *list(made.ty.shape)[1:]], made.ty.dtype)
+            either = self.bb.emit_func_output(self.bb.emit(relax.If(some, on_some, on_none)))
+        is_some = self.bb.emit_te(
+            lambda counts: equations.takes_any(counts, destination), routes.sizes, primfunc_name_hint="takes_any"
+        )
+        return self.called(either, [is_some, routes.rows(x, destination), *_captured(self.n)])
+
     def some(self, body: Any) -> Any:
         """The region on the rows that are chosen."""
         s = self.scope()
@@ -269,9 +283,9 @@ class _Part:
         values = [s.variable(f"c{i}", v.type) for i, v in enumerate(captured)]
         with self.bb.function(f"{self.name}_body", [*s.sizes, x, *values], private=True):
             with self.bb.dataflow():
-                first = self._permuted(x, formal.type, _to_first)
+                first = self._permuted(x, formal.type, to_first)
                 (found,) = s.lowerer.graph(self.region, [first, *values])
-                result = self.bb.emit_output(self._permuted(found, self.region.outputs[0].type, _to_last))
+                result = self.bb.emit_output(self._permuted(found, self.region.outputs[0].type, to_last))
             return self.bb.emit_func_output(result)
 
     def scope(self) -> _Scope:
@@ -302,10 +316,10 @@ class _Part:
         sizes = [relax.ShapeExpr(_open(lowerer))] if _open(lowerer) else []
         found = self.n.emit(relax.Call(function, [*sizes, *arguments]))
         type_ = _Scope(lowerer, []).variable("", self.made, self._axes(self.made)).ty
-        return self._permuted(self.bb.match_cast(found, type_), self.made, _to_first)
+        return self._permuted(self.bb.match_cast(found, type_), self.made, to_first)
 
     def _axes(self, type_: TensorType) -> list[int] | None:
-        return _to_last(type_.rank) if self.last and type_.rank > 2 else None
+        return to_last(type_.rank) if self.last and type_.rank > 2 else None
 
     def _permuted(self, x: Any, type_: TensorType, order: Callable[[int], list[int]]) -> Any:
         return x if self._axes(type_) is None else self.bb.emit(op.permute_dims(x, order(type_.rank)))
@@ -316,14 +330,14 @@ def _open(lowerer: Lowerer) -> list[Any]:
     return [size for size in lowerer.variables() if not isinstance(size, int)]
 
 
-def _to_last(rank: int) -> list[int]:
+def to_last(rank: int) -> list[int]:
     return [0, *range(2, rank), 1]
 
 
-def _to_first(rank: int) -> list[int]:
+def to_first(rank: int) -> list[int]:
     return [0, rank - 1, *range(1, rank - 1)]
 
 
-def _channels_last(region: Graph) -> bool:
+def channels_last(region: Graph) -> bool:
     """Whether kernels of the region want axis 1, where channels are, to be the last one."""
     return any(node.op in (CONV, CONV_TRANSPOSE) or node.op.category == "pool" for node in region.walk())
