@@ -20,7 +20,7 @@ def interval(values: Sequence[float]) -> Interval | None:
     >>> interval([1.0, 1.0, 1.0])
     (1.0, 1.0, 1.0)
     >>> [round(v, 2) for v in interval([1.0, 2.0, 3.0])]
-    [2.0, 1.0, 3.0]
+    [2.0, 1.22, 2.78]
     """
     if not values:
         return None

@@ -100,6 +100,8 @@ def transform(
         print_json({"file": out, "weights": weights_out, **made.to_json(), "text": None if out else made.model.text()})
         return
     _tell(made)
+    if out and weights and not weights_out:
+        note("the new network's weights are not kept: `--weights-out` names a file for them")
     if diff:
         print(made.diff(), end="")
     elif not out:

@@ -54,6 +54,9 @@ def test_weights_carry_over(archc, two, weights, tmp_path):
     assert (ran.code, ran.out) == (0, "")
     assert "eval, f64: relative error" in ran.err
     assert "train, f64" in ran.err
+    assert "not kept" not in ran.err
+    lost = archc("transform", two, "--pass", "glu", "--weights", weights, "-o", tmp_path / "other.arch")
+    assert "weights are not kept: `--weights-out`" in lost.err
     found = read_weights(moved)
     assert found.arrays.keys() == library.load(new).graph.parameters().keys()
     assert found.metadata["archc.note"] == "kept"
