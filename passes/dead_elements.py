@@ -46,19 +46,17 @@ def dead(graph: Graph, unit: Unit, context: Context, zeros: Mapping[Value, tuple
 def _dead(unit: Unit, c: AxisClass, context: Context, zeros: Mapping[Value, tuple[Flags, ...]]) -> Flags:
     import numpy as np
 
-    shape = (*(int(str(o.size)) for o in c.indexed_by), c.size)
-    result: Flags = np.ones(shape, dtype=bool)
+    result = _all(c)
     for node in unit.nodes:
         for letter, role in roles(node, unit.axes, c.leaf):
             if role in ("mixed", "reduced", "met"):
-                return np.zeros(shape, dtype=bool)
+                return ~_all(c)
             if role == "read":
-                unread = _unread(node, letter, unit, c, context)
-                result = result & (unread | _nothing_arrives(node, letter, unit, c, zeros))
+                result &= _unread(node, letter, unit, c, context) | _nothing_arrives(node, unit, c, zeros)
             if role == "inner":
                 sides = SIDES.get(letter, ()) if node.op.name == "attention" else ()
                 silent = [_all_zero(node, side, unit, c, context) for side in sides]
-                result &= np.logical_or.reduce(silent) if silent else np.zeros(shape, dtype=bool)
+                result &= np.logical_or.reduce([~_all(c), *silent])
     return result
 
 
@@ -77,22 +75,25 @@ def _letters(axis: Axis) -> set[str]:
 
 def _all_zero(node: Node, names: Any, unit: Unit, c: AxisClass, context: Context) -> Flags:
     """The elements for which all of these weights are 0."""
-    found = [node.weights[n] for n in names if n in node.weights]
-    counts = sum(collected(unit.axes.parameters[p], (context.value(p) != 0).astype(float), c) for p in found)
-    result: Flags = counts == 0
+    result = _all(c)
+    for parameter in (node.weights[n] for n in names if n in node.weights):
+        nonzero = (context.value(parameter) != 0).astype(float)
+        result &= collected(unit.axes.parameters[parameter], nonzero, c) == 0
     return result
 
 
-def _nothing_arrives(
-    node: Node, letter: str, unit: Unit, c: AxisClass, zeros: Mapping[Value, tuple[Flags, ...]]
-) -> Any:
-    """The elements that are 0 whenever this reader reads them."""
+def _all(c: AxisClass) -> Flags:
     import numpy as np
 
+    return np.ones((*(int(str(o.size)) for o in c.indexed_by), c.size), dtype=bool)
+
+
+def _nothing_arrives(node: Node, unit: Unit, c: AxisClass, zeros: Mapping[Value, tuple[Flags, ...]]) -> Flags | bool:
+    """The elements that are 0 whenever this reader reads them."""
     if node.op.name not in ("linear", "tied_linear", "conv", "conv_transpose") or node.operands[0] not in zeros:
         return False
     variables = unit.axes.values[node.operands[0]]
-    result = np.ones((*(int(str(o.size)) for o in c.indexed_by), c.size), dtype=bool)
+    result = _all(c)
     for var, flags in zip(variables, zeros[node.operands[0]], strict=True):
         if any(leaf is c.leaf for leaf in var.leaves()):
             if any(o not in var.leaves() for o in c.indexed_by):

@@ -415,8 +415,8 @@ class _Writer:
 
     def parameter(self, old: Parameter, init: Init) -> Parameter:
         variables = self.axes.parameters[old]
-        if not touched(variables, self.sizes):
-            return old
+        if not touched(variables, self.sizes):  # a bias starts by its layer's fan-in, which may be another
+            return old if init == old.init else Parameter(old.name, old.type, init, old.trainable)
         shape = tuple(new_size(v, self.sizes) for v in variables)
         new = Parameter(old.name, TensorType(shape, old.type.dtype), init, old.trainable)
         if not self.gather:
