@@ -296,7 +296,7 @@ def clock(artifact: Any, name: str, images: Sequence[Any], seconds: float) -> fl
 
 
 def main() -> None:
-    from tasks_report import draw, table  # beside this file
+    from tasks_report import draw, page, table  # beside this file
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="JSON lines; weights and artifacts go beside it")
@@ -326,12 +326,12 @@ def main() -> None:
                 own = [r for r in planned if (r.task, r.net, r.arm) == (task, net, "carried")]
                 own = [r for r in own if r.seed < arguments.timed_seeds]
                 bench.time(task, net, own, rounds, arguments.seconds)
-    text = table(bench.results.rows)
-    if arguments.report:
-        arguments.report.write_text(text, encoding="utf-8")
     if arguments.plot:
         draw(bench.results.rows, arguments.plot)
-    print(text)
+    if arguments.report:
+        picture = arguments.plot and os.path.relpath(arguments.plot, arguments.report.parent)
+        arguments.report.write_text(page(bench.results.rows, picture), encoding="utf-8")
+    print(table(bench.results.rows))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,25 @@ def paired(own: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
     return [own[seed] - base[seed] for seed in own if seed in base]
 
 
+HEAD = """\
+# Transforms on two tasks
+
+Made by `python benchmarks/tasks.py`, which says how. B is the number of training steps that a base gets; every network
+has had 1.5 B in the end, either *carried* (the base learns for B steps, is transformed with its weights, goes on for
+B/2) or from *scratch*. Accuracy is that on the test split, opened once for each run; *at birth* is validation accuracy
+just before and just after the transform. *minus base* is the difference to the base of the same seed in the same way.
+Latency is that of the compiled carried network on one thread, *ratio* that to the base of the same seed, measured in
+turns. MFLOPs are those of one picture with all gates open. s/step is training time in torch. In brackets: 95 %
+bootstrap intervals of means over seeds.
+"""
+
+
+def page(rows: Sequence[Row], picture: str | None = None) -> str:
+    """The report: what is measured, the picture if there is one, the tables."""
+    shown = f"\n![Test accuracy over latency, both with intervals]({picture})\n" if picture else ""
+    return f"{HEAD}{shown}\n{table(rows)}"
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a table for each task and network."""
     out: list[str] = []
@@ -69,13 +88,12 @@ def table(rows: Sequence[Row]) -> str:
         steps = next(iter(variants["base"]["first"].values()))["run"]["steps"]
         out += [
             f"## {task}, {net}: {seeds} seed{'s' * (seeds != 1)}, B = {steps} steps\n",
-            "| | params | MFLOPs | at birth | carried % | less base | scratch % | less base | batch 1, ms | ratio "
-            "| batch 32, ms | ratio | s/step |",
+            "| | params | MFLOPs | at birth, % | carried, % | minus base | scratch, % | minus base "
+            "| batch 1, ms | ratio | batch 32, ms | ratio | s/step |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         out += [_line(name, own, variants["base"]) for name, own in variants.items()]
-        failed = {name: _failures(own) for name, own in variants.items()}
-        out += [f"\n{name}: {', '.join(why)}" for name, why in failed.items() if why]
+        out += [f"\n{name}: {', '.join(told)}." for name, own in variants.items() if (told := _remarks(own))]
         out.append("")
     return "\n".join(out)
 
@@ -107,9 +125,15 @@ def _told(found: Interval | None, form: str) -> str:
     return "" if found is None else f"{found[0]:{form}} [{found[1]:{form}}, {found[2]:{form}}]"
 
 
-def _failures(own: Mapping[Any, Any]) -> list[str]:
+def _remarks(own: Mapping[Any, Any]) -> list[str]:
+    """What failed, and how many gates are open on validation data."""
     arms = [row for arm in ("carried", "scratch", "uncompiled") for row in own.get(arm, {}).values()]
-    return list(dict.fromkeys(row["failure"] for row in arms if "failure" in row))
+    told = list(dict.fromkeys(row["failure"] for row in arms if "failure" in row))
+    for arm in ("carried", "scratch"):
+        stats = [pair for row in own.get(arm, {}).values() for pair in row.get("stats", {}).items()]
+        shares = [value for name, value in stats if name.endswith(".open")]
+        told += [f"{100 * np.mean(shares):.0f} % of gates open ({arm})"] if shares else []
+    return told
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
