@@ -124,7 +124,9 @@ def weights(case: Case, dtype: str) -> dict[str, Tensor]:
         array = 0.5 * rng.standard_normal(parameter.shape)
         if name.endswith("running_var"):
             array = np.abs(array) + 0.2
-        found[name] = torch.from_numpy(array.astype(np.float32)).to(DTYPES[_at(parameter.type.dtype, dtype)])
+        if parameter.type.dtype == "i8":  # codes: any byte
+            array = rng.integers(-128, 128, parameter.shape)
+        found[name] = torch.from_numpy(np.asarray(array, dtype=np.float32)).to(DTYPES[_at(parameter.type.dtype, dtype)])
     return found
 
 

@@ -116,6 +116,35 @@ def _conv(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
     return y + w["bias"].reshape(-1, *[1] * rank) if "bias" in w else y
 
 
+def _dequantised(p: Params, w: Weights, shape: Sequence[int]) -> Tensor:
+    """One element after the other: a code, its scale and its zero."""
+    codes = w["weight"].flatten(1)
+    size = math.prod(shape[1:])
+    made = torch.zeros(shape[0], size, dtype=w["scale"].dtype)
+    scale = w["scale"].reshape(shape[0], -1)
+    for row, column in places(made.shape):
+        code = int(codes[row, column // 2 if p["bits"] == 4 else column])
+        if p["bits"] == 4:
+            half = (code % 256) // 16 if column % 2 else code % 16
+            code = half - 16 if half > 7 else half
+        run = column * scale.shape[1] // size
+        zero = w["zero"].reshape(scale.shape)[row, run] if "zero" in w else 0
+        made[row, column] = (code - zero) * scale[row, run]
+    return made.reshape(tuple(shape))
+
+
+@reference("quantized_linear")
+def _quantized_linear(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
+    return affine(xs[0], _dequantised(p, w, (p["out"], xs[0].shape[-1])), w.get("bias"))
+
+
+@reference("quantized_conv")
+def _quantized_conv(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
+    kernel = _per_axis(p["kernel"], xs[0].ndim - 2)
+    shape = (p["out"], xs[0].shape[1] // p["groups"], *kernel)
+    return _conv(p, xs, {**w, "weight": _dequantised(p, w, shape)})
+
+
 @reference("conv_transpose")
 def _conv_transpose(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
     (x,), weight = xs, w["weight"]
