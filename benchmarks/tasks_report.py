@@ -86,11 +86,12 @@ def table(rows: Sequence[Row]) -> str:
     for (task, net), variants in gather(rows).items():
         seeds = len(variants["base"].get("carried", {}))
         steps = next(iter(variants["base"]["first"].values()))["run"]["steps"]
+        timed = len(variants["base"].get(("ms", 1), {}))
         out += [
-            f"## {task}, {net}: {seeds} seed{'s' * (seeds != 1)}, B = {steps} steps\n",
+            f"## {task}, {net}: {seeds} seed{'s' * (seeds != 1)}, {timed} of them timed, B = {steps} steps\n",
             "| | params | MFLOPs | at birth, % | carried, % | minus base | scratch, % | minus base "
-            "| batch 1, ms | ratio | batch 32, ms | ratio | s/step |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| carried minus scratch | batch 1, ms | ratio | batch 32, ms | ratio | s/step |",
+            "|" + "---|" * 14,
         ]
         out += [_line(name, own, variants["base"]) for name, own in variants.items()]
         out += [f"\n{name}: {', '.join(told)}." for name, own in variants.items() if (told := _remarks(own))]
@@ -108,6 +109,8 @@ def _line(name: str, own: Mapping[Any, Any], base: Mapping[Any, Any]) -> str:
         found = accuracies(own, arm)
         less = paired(found, accuracies(base, arm)) if own is not base else []
         cells += [_told(interval([*found.values()]), ".1f"), _told(interval(less), "+.1f")]
+    gained = paired(accuracies(own, "carried"), accuracies(own, "scratch"))
+    cells.append(_told(interval(gained), "+.1f"))
     for batch in (1, 32):
         timed = list(own.get(("ms", batch), {}).values())
         ratios = [t["ratio"] for t in timed if t["ratio"] is not None and own is not base]
