@@ -169,5 +169,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.set_xlabel("latency, base = 1")
             axes.grid(alpha=0.3)
         line[0].set_ylabel("test accuracy, %")
-    panels[0][0].legend(fontsize=7)
+    if panels[0][0].get_legend_handles_labels()[0]:
+        panels[0][0].legend(fontsize=7)
     figure.savefig(path, dpi=130)
