@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def masked(graph: Graph, axes: Axes, choice: Choice, weights: Weights) -> tuple[Graph, Weights]:
-    """The network with what `choice` leaves out masked, and its weights. The old one stays as it is."""
+    """The network with what `choice` leaves out masked, and its weights. The old one stays as it is.
+
+    Raises: AssertionError for a norm inside `attention` along an axis that is pruned: it cannot be looked into.
+    """
     writer = _Masker(axes, choice, weights)
     new = Graph(graph.name, output_names=list(graph.output_names))
     writer.write(graph, new)

@@ -89,12 +89,22 @@ def _unequal(unit: Unit, whole: bool) -> tuple[Node, str] | None:
         if role in ("mixed", "reduced") and op not in ANY:
             if op not in EVEN:
                 return node, f"`{op}` looks along it, and copies would count again"
+            if not all(_scaled(v, unit) for v in unit.axes.letters[node][letter]):
+                return node, f"`{op}` looks along it and along elements that would not be copied"
             if not whole:
                 return node, f"`{op}` looks along it, and needs every element copied alike: a whole `factor`"
     reads, kept = _places(unit)
     for place in reads.keys() & kept.keys():
         return kept[place], f"`{place[0].name}` is shared by what makes it and what reads it"
     return None
+
+
+def _scaled(var: AxisVar, unit: Unit) -> bool:
+    """Whether the axis as a whole grows with the unit: not where only some parts of a concatenation do."""
+    var = var.find()
+    if var.kind == "leaf":
+        return any(var is c.leaf for c in unit.classes)
+    return (all if var.kind == "sum" else any)(_scaled(part, unit) for part in var.parts)
 
 
 def _places(unit: Unit) -> tuple[dict[Place, Node], dict[Place, Node]]:
