@@ -22,6 +22,7 @@ from archc.passes.pipeline import NAMED
 from archc.passes.prune import PRUNE
 from archc.passes.quantize_weights import QUANTIZE_WEIGHTS
 from archc.passes.rezero import REZERO
+from archc.passes.share_weights import SHARE_WEIGHTS
 from archc.passes.skip import SKIP_BLOCKS
 from archc.passes.transform import Transform
 from archc.passes.widen import WIDEN
@@ -33,6 +34,7 @@ _TRANSFORMS: tuple[Transform[Any], ...] = (
     LOW_RANK,
     QUANTIZE_WEIGHTS,
     REZERO,
+    SHARE_WEIGHTS,
     MOE_PASS,
     GLU,
     GATED_ATTENTION,
