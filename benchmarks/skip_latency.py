@@ -3,8 +3,9 @@
     python benchmarks/skip_latency.py [--threads 1] [--rounds 15] [--json out.json] [--plot out.png] [NET ...]
 
 The gates of `benchmarks/nets/skip_*.arch` read what their block reads. Their last bias is set, gate by gate along a
-float64 run of torch, so that of 32 inputs as many find it closed as `rate` says. The same 32 inputs run as one batch of
-32 and one by one. Every artifact's outputs are compared with torch in float64 first.
+float64 run of torch, so that of 32 inputs (or all tokens of these) the share `rate` finds it closed; the threshold of
+`exit_*.arch` is set so that this share leaves. The same 32 inputs run as one batch of 32 and one by one. Every
+artifact's outputs are compared with torch in float64 first.
 
 `speed-up` is the time of the network without gates (every block runs) divided by that of the network with them; what
 FLOPs allow is the same ratio of floating-point operations, those of the gates included. Runners take turns, and ratios
@@ -18,6 +19,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,9 @@ NETS = Path(__file__).parent / "nets"
 CASES: dict[str, tuple[str, str, tuple[int, ...]]] = {  # with gates, without, shape of one input
     "resnet18": ("skip_resnet18_32", "resnet18_32", (3, 32, 32)),
     "encoder12": ("skip_encoder12", "encoder", (128, 256)),
+    "tokens12": ("skip_tokens12", "encoder", (128, 256)),
+    "exit": ("exit_resnet18_32", "resnet18_32", (3, 32, 32)),
 }
-DEPTH = {"encoder": {"depth": 12}}
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 INPUTS = 32
 BATCHES = (1, 32)
@@ -43,10 +46,11 @@ BATCHES = (1, 32)
 Arrays = dict[str, Any]
 
 
-def network(name: str, batch: int) -> Model:
-    return load(
-        NETS / f"{name}.arch", dims={"N": batch} | ({"T": 128} if "encoder" in name else {}), **DEPTH.get(name, {})
-    )
+def network(name: str, batch: int, **parameters: Any) -> Model:
+    if name == "encoder":
+        parameters["depth"] = 12
+    sizes = {"N": batch} if "resnet" in name else {"N": batch, "T": 128}
+    return load(NETS / f"{name}.arch", dims=sizes, **parameters)
 
 
 def draw_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -57,49 +61,83 @@ def draw_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return (scale * rng.normal(size=(INPUTS, *shape)) + mean).astype(np.float32)
 
 
-def calibrate(model: Model, inputs: np.ndarray, rate: float) -> tuple[Arrays, np.ndarray, np.ndarray]:
-    """Weights whose gates are closed for a share `rate` of the inputs; torch's outputs in float64, and which gates are
-    open: [gates, inputs].
-    """
+@dataclass
+class Calibrated:
+    """A network whose gates (or exit) do what they should. `opened` [gates, rows] says which rows run a body."""
+
+    weights: Arrays
+    parameters: Arrays
+    judged: np.ndarray
+    opened: np.ndarray
+
+
+def calibrated(name: str, inputs: np.ndarray, rate: float) -> Calibrated:
+    """Weights and parameters with which a share `rate` of the rows is skipped, and torch's outputs in float64."""
     import torch
 
+    model = network(name, INPUTS, **({"threshold": 2.0} if name.startswith("exit") else {}))
     weights: Arrays = {name: np.asarray(a) for name, a in resolve(model.graph, None, 0).arrays.items()}
-    names = [name for name in weights if name.endswith("gate.linear1.bias")]
+    biases = [name for name in weights if name.endswith("gate.linear1.bias")]
+    parameters: Arrays = {}
     opened = []
 
     def gate(logits: torch.Tensor) -> torch.Tensor:
-        """Instead of torch.sigmoid, which stands in gates alone: first moves the logits to where they should be."""
-        name, values = names[len(opened)], np.sort(logits.detach().numpy().ravel())
-        closed = round(rate * len(values))
-        low = values[closed - 1] if closed else values[0] - 1.0
-        high = values[closed] if closed < len(values) else values[-1] + 1.0
-        assert high - low > 1e-5, f"{name}: inputs are too much alike"
-        weights[name] = weights[name] - np.float32((low + high) / 2)
-        moved = logits - float(np.float32((low + high) / 2))
-        opened.append(moved.detach().numpy().ravel() > 0)
-        return sigmoid(moved)
+        """For torch.sigmoid, which stands in gates alone: the logits, moved to where they should be."""
+        between = np.float32(threshold(logits.detach().numpy().ravel(), rate))
+        name = biases[len(opened)]
+        weights[name] = weights[name] - between
+        opened.append((logits - float(between)).detach().numpy().ravel() > 0)
+        return sigmoid(logits - float(between))
 
-    module = model.to_torch(weights).double().eval()
-    sigmoid = torch.sigmoid
-    torch.sigmoid = gate
-    try:
+    def leave(logits: torch.Tensor, dim: int) -> torch.Tensor:
+        """For torch.softmax of an exit's logits."""
+        probabilities = softmax(logits, dim=dim)
+        sure = probabilities.amax(dim=-1).numpy()
+        parameters["threshold"] = threshold(sure, 1 - rate)
+        opened.append(sure < parameters["threshold"])
+        return probabilities
+
+    def outputs_of(model: Model) -> np.ndarray:
         with torch.no_grad():
-            module(torch.from_numpy(inputs).double())
+            made: np.ndarray = model.to_torch(weights).double().eval()(torch.from_numpy(inputs).double()).numpy()
+        return made
+
+    sigmoid, softmax = torch.sigmoid, torch.softmax
+    if name.startswith("exit"):
+        torch.softmax = leave
+    else:
+        torch.sigmoid = gate
+    try:
+        outputs_of(model)
     finally:
-        torch.sigmoid = sigmoid
-    with torch.no_grad():
-        judged = model.to_torch(weights).double().eval()(torch.from_numpy(inputs).double())
-    return weights, judged.numpy(), np.array(opened)
+        torch.sigmoid, torch.softmax = sigmoid, softmax
+    return Calibrated(weights, parameters, outputs_of(network(name, INPUTS, **parameters)), np.array(opened))
+
+
+def threshold(values: np.ndarray, below: float) -> float:
+    """A number well apart from all values, which this share of them (within half a percent) is below."""
+    ordered = np.sort(values)
+    step = float(ordered[-1] - ordered[0])
+    padded = np.array([ordered[0] - step, *ordered, ordered[-1] + step])
+    middle, slack = round(below * len(ordered)), len(ordered) // 200
+    counts = range(max(0, middle - slack), min(len(ordered), middle + slack) + 1) if 0 < below < 1 else [middle]
+    count = max(counts, key=lambda i: padded[i + 1] - padded[i])
+    assert padded[count + 1] - padded[count] > 1e-6 * step, "inputs are too much alike"
+    return float((padded[count] + padded[count + 1]) / 2)
 
 
 def executed(model: Model, opened: np.ndarray) -> int:
     """FLOPs of all inputs together: gates, what stands outside of blocks, and blocks where they run."""
-    gated = [n for n in model.graph.nodes if n.op.name == "skip"]
+    gated = [n for n in model.graph.nodes if n.op.name in ("skip", "exit")]
     total = int(graph_flops(model.graph))
     for node, rows in zip(gated, opened, strict=True):
         body = node.regions[1]
-        each = substitute(graph_flops(body), dict.fromkeys(symbols(body.inputs[0].type.shape[0]), 1))
-        total -= int(each) * int((~rows).sum())
+        some = body.inputs[0].type.shape[0]
+        if symbols(some):
+            each = int(substitute(graph_flops(body), dict.fromkeys(symbols(some), 1)))
+        else:  # a gate for each token: the body is typed on all of them
+            each = int(graph_flops(body)) // rows.size
+        total -= each * int((~rows).sum())
     return total
 
 
@@ -124,20 +162,20 @@ def measure(case: str, batch: int, threads: int, rounds: int, seconds: float) ->
     gated, plain, shape = CASES[case]
     inputs = draw_inputs(shape)
     parts = [inputs[i : i + batch] for i in range(0, INPUTS, batch)]
-    whole, fixed = network(gated, INPUTS), network(gated, batch)
-    name = fixed.graph.inputs[0].name
     dense = network(plain, batch)
+    name = dense.graph.inputs[0].name
     dense_flops = int(graph_flops(dense.graph)) * len(parts)
     runners: dict[float | None, Any] = {None: compile_model(dense, threads=threads)}
     facts: dict[float, dict[str, Any]] = {}
     for rate in RATES:
-        weights, judged, opened = calibrate(whole, inputs, rate)
-        assert abs(1 - opened.mean() - rate) < 1e-9
-        runners[rate] = compile_model(fixed, weights=weights, threads=threads)
+        c = calibrated(gated, inputs, rate)
+        assert abs(1 - c.opened.mean() - rate) < 0.01
+        runners[rate] = compile_model(network(gated, batch, **c.parameters), weights=c.weights, threads=threads)
         found = np.concatenate(outputs(runners[rate], name, parts))
-        error = float(np.abs(found - judged).max() / np.abs(judged).max())
+        error = float(np.abs(found - c.judged).max() / np.abs(c.judged).max())
         assert error < 1e-4, f"{case} batch {batch} rate {rate}: outputs are off by {error}"
-        facts[rate] = {"error": error, "allowed": dense_flops / executed(whole, opened)}
+        flops = executed(network(gated, INPUTS, **c.parameters), c.opened)
+        facts[rate] = {"error": error, "allowed": dense_flops / flops}
     times: dict[float | None, list[float]] = {key: [] for key in runners}
     for turn in range(rounds):
         order = list(runners)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archc.ir.graph import Graph, Node, Value
-from archc.ir.signature import Axis, Letter, Rest, Tensor, atoms
+from archc.ir.signature import Axis, Letter, Rest, Size, Tensor, atoms
 
 
 def by_row(region: Graph, lead: int) -> bool:
@@ -49,10 +49,11 @@ def _by_row(node: Node, carried: set[Value], lead: int) -> bool:
         if has_rows and len(axes) <= lead:
             return False
         for axis in first:
-            if not isinstance(axis, Letter) or axis.pinned or axis.mixed:
+            one = axis == Size(1) and axis is not first[-1]  # of one sample, as of several
+            if not one and (not isinstance(axis, Letter) or axis.pinned or axis.mixed):
                 return False
         if has_rows:
-            rows.add(tuple(axis.name for axis in first if isinstance(axis, Letter)))
+            rows.add(tuple(axis.name if isinstance(axis, Letter) else "" for axis in first))
         others.update(_names(axes[len(first) :]))
     return len(rows) == 1 and others.isdisjoint(*rows)
 
