@@ -379,7 +379,8 @@ def _fuse(cluster: Cluster) -> None:
 def _choice(node: Node) -> tuple[str, str]:
     p: Any = node.params  # the schema is the op's own
     if node.op.name == "moe":
-        return "weighted sum", f"of the top {p.top_k} of {words.expert_count(node)}"
+        by_expert = p.routing == "expert"
+        return "weighted sum", "of those that chose it" if by_expert else f"of the {words.chosen_text(node)}"
     if node.op.name == "skip":
         if p.budget is not None:
             return "choose", f"body(x) for the {p.budget:.0%} with the largest gate, else x"

@@ -59,7 +59,7 @@ def op_text(node: Node) -> str:
     """
     p: Any = node.params  # the schema is the op's own
     if node.op.name == "moe":
-        return f"moe, top {p.top_k} of {expert_count(node)}"
+        return f"moe, {chosen_text(node)}"
     if node.op.name == "cast":
         return f"cast {p.dtype}"
     values = {k: getattr(p, k) for k in type(p).model_fields}
@@ -106,6 +106,14 @@ def expert_count(node: Node) -> int:
     """How many experts a `moe` chooses from: its regions but the router and a shared expert."""
     p: Any = node.params
     return len(node.regions) - 1 - bool(p.shared)
+
+
+def chosen_text(node: Node) -> str:
+    """Which experts of a `moe` a row gets."""
+    p: Any = node.params
+    if p.routing == "expert":
+        return f"{expert_count(node)} experts choose"
+    return f"top {p.top_k} of {expert_count(node)}"
 
 
 def parameters_text(node: Node) -> str:

@@ -136,6 +136,11 @@ def moe(b: Builder) -> Value:
         fields["normalize"] = False
     if b.rng.random() < 0.25:
         fields["capacity"] = b.rng.choice([0.5, 0.75, 1.0, 1.5])
+        fields["routing"] = b.rng.choice(["token", "expert"])
+    if b.rng.random() < 0.25:
+        fields["score"] = "sigmoid"
+    if b.rng.random() < 0.2:
+        fields["temperature"] = b.rng.choice([0.5, 2.0])
     return b.apply("moe", x, regions=regions, growth=9.0, **fields)
 
 
