@@ -17,7 +17,13 @@ from archc.backends.torch.training.loop import Event, OnEvent, Saved, Started, S
 from archc.backends.torch.training.progress import show_progress
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.registry import load_task, task_kinds
-from archc.backends.torch.training.report import TrainResult, confusion_picture, curve_picture, gallery_picture, stats_picture
+from archc.backends.torch.training.report import (
+    TrainResult,
+    confusion_picture,
+    curve_picture,
+    gallery_picture,
+    stats_picture,
+)
 from archc.backends.torch.training.statistics import Statistics, Stats, summary
 from archc.backends.torch.training.tasks import (
     CLASSIFICATION,
