@@ -1,4 +1,4 @@
-"""Wider and deeper networks that compute what they did (Net2Net), with generic weights, in evaluation and in training."""
+"""Wider and deeper networks that compute what they did (Net2Net), with generic weights, in eval and in training."""
 
 from __future__ import annotations
 
@@ -65,14 +65,12 @@ EXACT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("spec", ["widen(heads = true, noise = 0.3)", "deepen(count = 2)"])
 @pytest.mark.parametrize("name", sorted(EXACT))
 def test_examples(name: str, spec: str) -> None:
+    if (name, spec) == ("lstm", "deepen(count = 2)"):
+        pytest.skip("it has no residual block")
     old = load(EXAMPLES / f"{name}.arch", EXACT[name])
     new, weights = clone(old), random_weights(old, 0)
     context = Context(dict(weights), wide=True)
-    try:
-        run_passes(new, [parse_pass(spec)], context)
-    except CompileError as e:
-        assert (name, spec, e.diagnostics[0].code) == ("lstm", "deepen(count = 2)", "E0402")
-        return
+    run_passes(new, [parse_pass(spec)], context)
     assert context.weights is not None
     for mode in ("eval", "train"):
         assert same_function(old, new, weights, context.weights, mode=mode).ok  # type: ignore[arg-type]
@@ -123,9 +121,7 @@ def test_a_table_that_makes_and_reads_is_refused() -> None:
 @pytest.mark.parametrize("source", [IMAGES, TOKENS], ids=["images", "tokens"])
 def test_deeper_it_computes_what_it_did(source: str, spec: str) -> None:
     if source is TOKENS and "identity" in spec:
-        with pytest.raises(CompileError, match="a second activation has to change nothing"):
-            applied(source, spec)
-        return
+        pytest.skip("its activations are not relu")
     got = applied(source, spec)
     assert got.same().ok
     assert got.same("train").ok
@@ -173,6 +169,8 @@ def test_a_body_that_no_weight_brings_to_0_is_refused() -> None:
     assert (d.code, d.label) == ("E0423", "it ends in `sigmoid`")
     with pytest.raises(CompileError, match="E0402"):
         applied(f"{HEAD}y = x -> linear(4) -> gelu", "deepen")
+    with pytest.raises(CompileError, match="a second activation has to change nothing"):
+        applied(f"{HEAD}y = x -> linear(4) -> gelu", "deepen(kind = identity)")
 
 
 @pytest.mark.parametrize("spec", ["widen(heads = true)", "deepen"])
