@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from margins import close_call
 from provocations import widened
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from archc.backends.inputs import random_inputs
@@ -94,14 +94,18 @@ def _compare(kept: Kept, name: str, subject: _Subject, new: Graph, context: Cont
     (kept.excused if excuse else kept.wrong)[f"{name}/{mode}"] = f"{reason} ({excuse})" if excuse else reason
 
 
-class Contiguous(TorchDispatchMode):
-    """Lets every kernel see its operands as if nobody had turned or cut them: torch adds in another order for other
-    strides."""
+class Contiguous(TorchFunctionMode):
+    """Lets every function see its operands as if nobody had turned or cut them: torch takes other kernels, which add in
+    another order, for other strides."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.overloadpacket.__name__.endswith("_"):
-            args = tree_map_only(torch.Tensor, torch.Tensor.contiguous, args)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not getattr(func, "__name__", "_").endswith("_"):  # what writes in place, and what is no arithmetic
+            args = tree_map_only(torch.Tensor, _fresh, args)
         return func(*args, **(kwargs or {}))
+
+
+def _fresh(x: torch.Tensor) -> torch.Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 class _Subject:
