@@ -19,7 +19,7 @@ from archc.ir.init import ZEROS, Init, fan_in_uniform
 from archc.ir.op import REGISTRY, Bound, Call, Dims, OpDef, Params, Weight, register
 from archc.ir.ops.activations import TANH
 from archc.ir.ops.constants import CONSTANT, scalar
-from archc.ir.ops.elementwise import ABS, ADD, COS, DIV, GE, LOGICAL_AND, LT, MUL, SIN, SUB
+from archc.ir.ops.elementwise import ABS, ADD, COS, DIV, GE, LOGICAL_AND, LT, MUL, SUB
 from archc.ir.ops.linear import EINSUM, LINEAR, parameter_value
 from archc.ir.ops.pieces import CONCAT, SLICE
 from archc.ir.ops.shape import CAST, RESHAPE
@@ -194,18 +194,23 @@ def _bspline(b: GraphBuilder, x: Value, p: KanParams) -> Value:
 
 
 def _fourier(b: GraphBuilder, x: Value, p: KanParams) -> Value:
-    angles = b(MUL, x, b(CONSTANT, value=tuple(float(k) for k in range(1, p.grid + 1)), dtype=x.type.dtype))
-    basis: Value = b(CONCAT, b(COS, angles), b(SIN, angles), axis=x.type.rank - 1)
+    """cos(kx), then sin(kx) = cos(kx - π/2): in one go, for a compiler that would compute both of a pair everywhere."""
+    turns, quarter = tuple(float(k) for k in range(1, p.grid + 1)), (math.pi / 2,) * p.grid
+    angles = b(MUL, x, b(CONSTANT, value=turns + turns, dtype=x.type.dtype))
+    phases = b(CONSTANT, value=(0.0,) * p.grid + quarter, dtype=x.type.dtype)
+    basis: Value = b(COS, b(SUB, angles, phases))
     return basis
 
 
 def _chebyshev(b: GraphBuilder, x: Value, p: KanParams) -> Value:
-    """T_0 = 1, T_1 = z, T_k = 2 z T_(k-1) - T_(k-2), at z = tanh(x)."""
+    """T_0 = 1, T_1 = z, T_2k = 2 T_k² - 1, T_2k+1 = 2 T_k T_k+1 - z, at z = tanh(x): each is few steps from z, so
+    that a compiler which computes it in place repeats little."""
     z = b(TANH, x)
-    terms = [b(ADD, b(MUL, z, scalar(b, 0.0, x)), scalar(b, 1.0, x)), z]
-    twice = b(MUL, z, scalar(b, 2.0, x))
-    for _ in range(2, p.order + 1):
-        terms.append(b(SUB, b(MUL, twice, terms[-1]), terms[-2]))
+    one, two = scalar(b, 1.0, x), scalar(b, 2.0, x)
+    terms = [b(ADD, b(MUL, z, scalar(b, 0.0, x)), one), z]
+    for k in range(2, p.order + 1):
+        half, rest = terms[k // 2], terms[k - k // 2]
+        terms.append(b(SUB, b(MUL, b(MUL, two, half), rest), z if k % 2 else one))
     basis: Value = b(CONCAT, *terms, axis=x.type.rank - 1)
     return basis
 

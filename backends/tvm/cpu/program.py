@@ -295,6 +295,8 @@ class Evaluator:
     def _guarded(self, node: ir.Call, bound: dict[int, Expr]) -> Expr:
         """A guard over plain loads stays one; arms that compute do so always, from indices clamped into range."""
         condition = self._lower(node.args[0], bound)
+        if self._trial is not None:  # a guard around this one wants to know of names: one look is enough
+            return tirx.if_then_else(condition, *(self._lower(a, bound) for a in node.args[1:]))
         before, self._trial = self._trial, []
         arms = [self._lower(a, bound) for a in node.args[1:]]
         names, self._trial = self._trial, before
