@@ -11,10 +11,13 @@ from transformed import applied, compiled_difference
 
 from archc.backends.inputs import random_inputs
 from archc.backends.torch.module import to_torch
+from archc.facade.sameness import observer
 from archc.grammar.load import loads
 from archc.ir.diagnostics import CompileError
-from archc.passes.kan_basis import edges
-from archc.passes.manager import run_passes
+from archc.metanet.symmetry import random_weights
+from archc.passes.kan_basis import basis, edges
+from archc.passes.kan_symbolic import symbolic, table
+from archc.passes.manager import Context, run_passes
 from archc.passes.spec import parse_pass
 
 HEAD = "arch net()\ninput x: f32[N, 5, 6]\noutput y: f32[N, 5, 6]\n"
@@ -95,8 +98,6 @@ y = x -> kan(8, grid = 4, range = [-2, 2]) -> kan(8, basis = "chebyshev", base =
 
 def weak(source: str) -> dict[str, Any]:
     """Weights of which a node of each hidden layer, and an edge of the first layer, hardly say anything."""
-    from archc.metanet.symmetry import random_weights
-
     weights = random_weights(loads(source), 0)
     for role in ("coefficients", "base_weight"):
         weights[f"kan.{role}"][2] *= 1e-4  # nothing much comes in
@@ -114,3 +115,118 @@ def test_pruning_takes_what_says_nothing() -> None:
     half = applied(PRUNABLE, "kan_prune(ratio = 0.5)", data=data, weights=weak(PRUNABLE))
     assert [half.after[f"{n}.coefficients"].shape[:2] for n in ("kan", "kan1", "kan2")] == [(4, 6), (4, 4), (3, 4)]
     assert half.same().relative > got.same().relative
+
+
+@pytest.mark.parametrize(
+    ("activation", "spec", "bound"),
+    [
+        ("silu", "kan(fit = true)", 0.02),
+        ('gelu(approximate = "tanh")', "kan(fit = true, grid = 20)", 1e-3),
+        ("relu", "kan(fourier, grid = 12, fit = true)", 0.15),
+        ("tanh", "kan(chebyshev, fit = true)", 1e-10),  # T_1 is tanh itself
+        ("gelu", "kan(grkan, fit = true, groups = 2)", 0.01),
+        ("identity", "kan(plain = true, fit = true, range = [-4, 4])", 1e-10),  # splines of degree 3 hold lines
+    ],
+)
+def test_functions_fitted_to_an_activation(activation: str, spec: str, bound: float) -> None:
+    plain = f"{HEAD}y = x -> tanh -> layer_norm -> linear(6)\n"
+    source = plain if activation == "identity" else block(activation, "false")
+    got = applied(source, spec)
+    assert got.same().relative < bound
+    largest = [m.value for m in got.context.measured if "largest" in m.of]
+    assert largest
+    assert max(largest) < 2 * bound
+    assert not any(n.op.name in ("silu", "gelu", "relu") for n in got.new.nodes)
+
+
+def test_a_coarser_fit_is_worse() -> None:
+    def error(grid: int) -> float:
+        return applied(block("silu"), f"kan(fit = true, grid = {grid})").same().relative
+
+    assert error(12) < 0.1 * error(2)
+
+
+def test_the_program_after() -> None:
+    text = applied(f"{HEAD}y = x -> silu -> linear(6)\n", "kan(range = [-2, 2])").text
+    assert text == (
+        'y = x\n    -> kan(6, base = "silu", range = [-2.0, 2.0], noise = 0.0, bias = true, '
+        'base_weight = "linear.weight", name = "linear")'
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "spec", "code", "needed"),
+    [
+        (block("leaky_relu(0.3)"), "kan", "E0403", "found leaky_relu(negative_slope = 0.3)"),
+        (block("prelu(5)"), "kan", "E0403", "the base function of an edge is silu"),
+        (block("relu"), "kan(grkan, fit = true)", "E0403", "a rational function is known for silu, gelu, identity"),
+        (block("prelu(5)"), "kan(fit = true)", "E0403", "a fit needs an activation whose function is known"),
+        (TIED, "kan(fit = true)", "E0403", "is shared"),
+        (IMAGE.replace("kernel = 3, padding = 1", "kernel = 3, dilation = 2"), "kan at c", "E0403", "without dilation"),
+        (IMAGE.replace("[2, 3], padding = 0", "3"), "kan at conv1", "E0403", "a function that is 0 at 0"),
+        (IMAGE.replace("6, 6", "H, 6"), "kan(plain = true) at conv", "E0403", "of a known size"),
+        (block("gelu"), "kan(grkan, groups = 3)", "E0403", "a multiple of so many channels"),
+        (f"{HEAD}y = x -> linear(6)\n", "kan", "E0402", "`plain = true`"),
+        (block(), "kan(range = [1, 1])", "E0205", "should be [low, high]"),
+        (block(), "kan(groups = 2)", "E0205", "basis = grkan only"),
+        (block(), "kan(spline)", "E0205", "spline"),
+        (NETWORK.format(more='basis = "chebyshev"'), "kan_refine at kan1", "E0403", "needs splines or frequencies"),
+        (NETWORK.format(more=""), "kan_refine(grid = 3)", "E0403", "should be finer"),
+        (NETWORK.format(more=""), "kan_refine(factor = 1)", "E0205", "factor"),
+        (NETWORK.format(more=""), "kan_refine(factor = 2, grid = 9)", "E0205", "not both"),
+        (NETWORK.format(more='basis = "grkan"'), "kan_prune at kan1", "E0403", "on edges, not on channels"),
+        (NETWORK.format(more=""), "kan_prune(threshold = 0.1, ratio = 0.5)", "E0205", "not both"),
+        (NETWORK.format(more=""), "kan_prune(ratio = 1)", "E0205", "ratio"),
+    ],
+)
+def test_where_there_are_no_functions_on_edges(source: str, spec: str, code: str, needed: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        run_passes(loads(source.replace("{more}", "")), [parse_pass(spec)])
+    assert caught.value.diagnostics[0].code == code
+    assert needed in str(caught.value)
+
+
+def test_a_finer_grid_on_the_same_range_is_fitted() -> None:
+    got = applied(NETWORK.format(more=""), "kan_refine(grid = 12)")
+    assert got.after["kan.coefficients"].shape == (5, 6, 15)
+    (first, *_) = [m.value for m in got.context.measured if m.site == "kan"]
+    assert first < 1e-10  # 12 is a multiple of 4: within the range the coarse splines are among the finer ones
+    (second,) = [m.value for m in got.context.measured if m.site == "kan1"]
+    assert 1e-6 < second < 0.2
+    assert got.same().relative < 0.1
+
+
+def test_edges_on_arrays_are_those_of_torch() -> None:
+    for more in ("grid = 3", 'basis = "fourier"', 'basis = "chebyshev", base = "mish"', 'basis = "grkan", groups = 2'):
+        graph = loads(f"arch a\ninput x: f64[9, 6]\noutput y: f64[9, 4]\ny = x -> kan(4, bias = false, {more})")
+        x, weights = random_inputs(graph, 1, None, "f64")["x"], random_weights(graph, 0)
+        own = {name.partition(".")[2]: w for name, w in weights.items()}
+        expected = to_torch(graph, weights)(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(edges(graph.nodes[0], own, x).sum(2), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("source", "spec"), [(IMAGE, "kan at c")])
+def test_compiled(source: str, spec: str) -> None:
+    got = applied(source, spec)
+    assert compiled_difference(got.new, got.stored()) < 2e-5
+
+
+def test_formulas_are_read_off_edges() -> None:
+    functions = [lambda x: np.sin(2 * x - 0.5), lambda x: 2 * np.exp(0.7 * x), lambda x: x**2 + x, lambda x: 3 - 2 * x]
+    graph = loads("arch a\ninput x: f32[N, 4]\noutput y: f32[N, 1]\ny = x -> kan(1, grid = 20, range = [-4, 4])")
+    x = np.linspace(-4, 4, 400, endpoint=False)
+    terms = basis(graph.nodes[0].call.params, x)
+    coefficients = np.stack([np.linalg.lstsq(terms, f(x), rcond=None)[0] for f in functions])[None]
+    weights = {"kan.coefficients": coefficients, "kan.base_weight": np.zeros((1, 4))}
+    data = observer(random_inputs(graph, 0, {"N": 300}, "f64"))
+    found = symbolic(graph, Context(weights, wide=True, observe=data))
+    best = [edge.formulas[0].simple() for edge in found]
+    wanted = [("sin", 2, -0.5, 1, 0), ("exp", 0.7, 0, 2, 0), ("x^2", 1, 0.5, 1, -0.25), ("x", -2, 3, 1, 0)]
+    assert [f.symbol for f in best] == [w[0] for w in wanted]
+    np.testing.assert_allclose([(f.a, f.b, f.c, f.d) for f in best], [w[1:] for w in wanted], atol=0.01)
+    assert str(best[3]) == "-2x + 3"
+    assert all(edge.formulas[0].r2 > 0.9999 for edge in found)
+    assert max(edge.weight for edge in found) == 1
+    assert table(found)[0]["formulas"][0]["symbol"] == "sin"
+    noise = symbolic(graph, Context({**weights, "kan.coefficients": np.resize([1.0, -1.0], coefficients.shape)}))
+    assert noise[0].formulas[0].r2 < 0.9
