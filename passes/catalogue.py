@@ -15,6 +15,7 @@ from archc.passes.glu import GLU
 from archc.passes.kan import KAN_EDGES
 from archc.passes.kan_prune import KAN_PRUNE
 from archc.passes.kan_refine import KAN_REFINE
+from archc.passes.linear_attention import LINEAR_ATTENTION
 from archc.passes.low_rank import LOW_RANK
 from archc.passes.manager import Pass
 from archc.passes.moe import MOE_PASS
@@ -31,6 +32,7 @@ PASSES: Mapping[str, Pass] = {p.name: p for p in NAMED}
 """What keeps the function, whatever the network."""
 
 _TRANSFORMS: tuple[Transform[Any], ...] = (
+    LINEAR_ATTENTION,
     LOW_RANK,
     QUANTIZE_WEIGHTS,
     REZERO,
