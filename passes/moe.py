@@ -226,6 +226,12 @@ def _refusal(block: ExpertBlock, options: MoeOptions, users: dict[str, int]) -> 
     for name, count in own.items():
         if count < users[name]:
             return Refusal(block.anchor, "experts need weights of their own", f"`{name}` is used elsewhere, too")
+    if not options.runs_all:
+        for node in block.nodes:
+            if node.op is BATCH_NORM and set(node.output.type.shape[2:]) <= {1}:
+                reason = "a batch norm cannot be trained on an expert's only row if that is a single value"
+                found = f"`{node.name}` makes {node.output.type}"
+                return Refusal(block.anchor, reason, found, "let every row run every expert: `top_k = experts`")
     if options.method == "split":
         return _indivisible(block, options)
     if options.shared is True:

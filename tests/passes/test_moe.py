@@ -256,10 +256,15 @@ def test_compiled(spec: str, source: str) -> None:
     assert compiled_difference(net.new, net.stored()) < 1e-5
 
 
+SINGLE = (
+    "arch net()\ninput x: f32[N, 4, 1, 1]\noutput y: f32[N, 4, 1, 1]\n"
+    "y = x -> residual(conv(4, kernel = 1) -> batch_norm -> relu -> conv(4, kernel = 1))\n"
+)
 REFUSED = [
     ("moe", TOKENS + "share f = linear(8) -> gelu -> linear(6)\ny = x -> f -> f\n", "E0403", "weights of their own"),
     ("moe", BASIC, "E0403", "batch statistics"),
     ("moe", MIXED, "E0403", "no expert yet"),
+    ("moe(shared = true)", SINGLE, "E0403", "a single value"),
     ("moe(shared = true)", IMAGE + "y = x -> residual(conv(4, kernel = 3) -> relu)\n", "E0403", "last operator"),
     ("moe(method = split)", GROUPS, "E0403", "must not meet"),
     ("moe(method = split, experts = 3)", MLP, "E0410", "divisible by 3"),
