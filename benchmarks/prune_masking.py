@@ -1,4 +1,4 @@
-"""Is a pruned network the old one with what went masked? Every example at its full size, in float64 with random weights.
+"""Is a pruned network the old one with what went masked? Every example at full size, in float64, random weights.
 
     python benchmarks/prune_masking.py [--ratio 0.25] [--seed 0] [--results rows.jsonl] [EXAMPLE ...]
 
@@ -78,8 +78,8 @@ def main() -> None:
         with arguments.results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(
-            f"{name:16s} {row['classes']:4d} classes, {row['removed']:.3f} removed, from masked {row['from masked']:.1e}, "
-            f"from old {row['from old']:.1e} {'' if row['ok'] and row['prints'] else 'WRONG'} "
+            f"{name:16s} {row['classes']:4d} classes, {row['removed']:.3f} removed, "
+            f"from masked {row['from masked']:.1e}, from old {row['from old']:.1e} {'' if row['ok'] and row['prints'] else 'WRONG'} "
             f"({time.perf_counter() - start:.0f} s)",
             flush=True,
         )
