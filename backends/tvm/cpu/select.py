@@ -192,6 +192,8 @@ def _permute(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
 @rule("reshape", "flatten", "squeeze")
 def _reshape(self: SelectKernels, call: relax.Call) -> relax.Expr | None:
     """[n, c, 1, 1] and [n, 1, 1, c] hold the same elements in the same order."""
+    if tvm_ffi.structural_equal(tvm_ffi.convert(shape_of(call)), tvm_ffi.convert(shape_of(call.args[0]))):
+        return call.args[0]
     last = self.beneath(call.args[0])
     if last is None or any(as_int(d) != 1 for d in shape_of(last)[1:-1]):
         return None
