@@ -79,8 +79,8 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
         print(
             f"{name:16s} {row['classes']:4d} classes, {row['removed']:.3f} removed, "
-            f"from masked {row['from masked']:.1e}, from old {row['from old']:.1e} {'' if row['ok'] and row['prints'] else 'WRONG'} "
-            f"({time.perf_counter() - start:.0f} s)",
+            f"from masked {row['from masked']:.1e}, from old {row['from old']:.1e}"
+            f"{'' if row['ok'] and row['prints'] else ' WRONG'} ({time.perf_counter() - start:.0f} s)",
             flush=True,
         )
     bad = [r["example"] for r in rows if not (r["ok"] and r["prints"])]

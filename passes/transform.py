@@ -32,7 +32,7 @@ class Site:
     """A place where a transform can act.
 
     anchor  the node that the place is called by: selection, reports and pictures speak of it
-    nodes   what would be replaced or changed
+    nodes   what would be replaced or changed; none where sites may share nodes, as axes do
     graph   the graph or region in which they stand
     found   what the finder has captured, for `apply`
     what    what the place is, where the nodes' names do not say it: "64 channels of 3 weights"
@@ -105,7 +105,8 @@ def find_sites(transform: Transform[O], graph: Graph, options: O, where: Where =
     found = Found()
     taken: dict[Node, Node] = {}
     for place in transform.find(graph, options):
-        chosen = where.admits(graph, place.anchor, place.nodes if isinstance(place, Site) else (place.anchor,))
+        nodes = place.nodes if isinstance(place, Site) else ()
+        chosen = where.admits(graph, place.anchor, nodes or (place.anchor,))
         if isinstance(place, Refusal):
             found.refusals += [place] if chosen else []
             continue
