@@ -155,6 +155,28 @@ task needs as input and output is said when they do not fit (E0615, E0616).
 ## Tasks
 """
 
+GOING_ON = """\
+## Going on after a transform
+
+`archc train NEW.arch --weights W.safetensors` goes on from weights, those that `archc transform` carried over for
+instance. Gates of `skip` are born open, and heads of `early_exit` unsure: they begin as the trained network, and learn.
+
+```text
+archc transform net.arch --pass "skip(cost = 0.3, target = 0.5)" --weights w.safetensors -o gated.arch \\
+    --weights-out g.safetensors
+archc train gated.arch --task digits --weights g.safetensors -o trained.safetensors --recipe keep=last \\
+    --report report
+```
+
+- An open gate costs: `cost * max(0, share of open gates - target)` is a part of the loss. Gates close late, and closing
+  costs some accuracy, so the weights that validate best may be early ones in which nothing is skipped: `keep=last`.
+- The head of an exit learns from the network's own loss, weighed by `exit_weight`. In training no sample leaves.
+- The history (`result.json` of `--report`) has a row for each epoch with `stats`, of training and of validation:
+  `NODE.open`, the share of open gates; `NODE.left`, the share that leaves of those that reach an exit; `NODE.load`, the
+  share of rows that each expert computes; `NODE.entropy` of a router's scores, 1 when all experts are as likely. Those
+  of validation are what a compiled network does. `routing.png` draws them, a row for each layer (and expert).
+"""
+
 DATA = {
     "digits": "Input f32[N, 1, 8, 8], output f32[N, 10]. 1197 images train, 300 validate, 300 test.",
     "hard_digits": """\
@@ -311,6 +333,7 @@ def tasks() -> str:
         parts.append(f"### {kind.name}\n\n{kind.doc}.\n\n{DATA[kind.name]}\n")
         parts.append(_options(kind.config))
     parts.append(f"## Recipe\n\n{RECIPE}\n\n{_options(Recipe)}")
+    parts.append(GOING_ON)
     return "\n".join(parts)
 
 

@@ -98,8 +98,8 @@ def _demand_folder(folder: Path) -> None:
 
 
 def write_report(trained: Trained, folder: Path) -> list[Path]:
-    """`result.json`, the learning curve; where there are such, the confusion matrix, how rows went through experts, gates
-    and exits, and held-out pictures with predictions; the files written."""
+    """`result.json`, the learning curve; where there are such, the confusion matrix, how rows went through experts,
+    gates and exits, and held-out pictures with predictions; the files written."""
     from archc.backends.torch.training import confusion_picture, curve_picture, gallery_picture, stats_picture
     from archc.backends.weights import atomic_file
 

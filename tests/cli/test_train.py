@@ -30,6 +30,26 @@ def test_train_writes_weights_scores_and_pictures(archc, digits, tmp_path):
     assert artifact.manifest.preprocessing.labels == tuple("0123456789")
 
 
+def test_training_goes_on_from_the_weights_of_a_transform(archc, tmp_path):
+    """Gates are open at first, so the accuracy begins where it was; what they do is told, written and drawn."""
+    net, first, gated, carried, out = (tmp_path / n for n in ("n.arch", "w", "g.arch", "c", "out"))
+    head = "arch net()\ninput x: f32[N, 13]\noutput y: f32[N, 3]\n"
+    net.write_text(head + "y = x -> linear(8) -> residual(linear(8) -> relu) -> linear(3)\n")
+    task = ("--task", "wine", "--threads", 1, "--quiet")
+    before = archc("train", net, *task, "-o", first, "--epochs", 30, "--json").json["test"]["metrics"]
+    spec = ("--pass", "skip(cost = 0.5)", "--weights", first, "-o", gated, "--weights-out", carried)
+    assert archc("transform", net, *spec).code == 0
+    going = ("train", gated, *task, "--weights", carried, "-o", out, "--report", tmp_path / "report", "--lr")
+    ran = archc(*going, 1e-9, "--epochs", 1)
+    assert "gates open 1.0000" in ran.out
+    assert f"accuracy {before['accuracy']:.4f}" in ran.out
+    found = archc(*going, 0.02, "--epochs", 10, "--recipe", "keep=last", "--json").json
+    assert found["test"]["stats"]["skip.open"] < 1
+    assert [row["stats"]["val"]["skip.open"] for row in found["history"]][-1] < 1
+    assert "routing.png" in {p.name for p in (tmp_path / "report").iterdir()}
+    assert archc("train", gated, *task, "--weights", first, "-o", out).code == 1
+
+
 def test_equal_runs_give_equal_files(archc, wine, tmp_path):
     runs = [("--seed", 1), ("--seed", 1), ("--seed", 2), ("--seed", 1, "--lr", 0.1)]
     files = [tmp_path / f"{i}.safetensors" for i in range(len(runs))]

@@ -35,8 +35,8 @@ class WithAux(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics over one split. `confusion[true, predicted]` counts, for tasks with one label per example; `stats` tell how
-    rows went through experts, gates and exits (see `statistics`)."""
+    """Metrics over one split. `confusion[true, predicted]` counts, for tasks with one label per example; `stats` tell
+    how rows went through experts, gates and exits (see `statistics`)."""
 
     split: str
     examples: int

@@ -92,8 +92,8 @@ def train(
     stop_after_epoch: int | None = None,
     on_event: OnEvent = _ignore,
 ) -> TrainResult:
-    """Train `module` on `task`; it ends with the weights that validated best, or with the last ones (`recipe.keep`). The
-    test split is opened once, last.
+    """Train `module` on `task`; it ends with the weights that validated best, or with the last ones (`recipe.keep`).
+    The test split is opened once, last.
 
     With `checkpoint`, state is saved there after every epoch and every minute; `resume` goes on from it. Ctrl-C ends
     the current step, saves, and raises KeyboardInterrupt. `stop_after_epoch` ends early, untested and unfinished, to be
@@ -298,7 +298,7 @@ class _Run:
                 self.best = self._clone()
                 self.progress.best_score = score
                 self.progress.best_epoch = self.epoch + 1
-        row = {
+        row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": self.progress.step,
             "lr": self.recipe.rate(self.progress.step - 1, self.steps),
