@@ -159,3 +159,16 @@ def test_a_layer_before_rows_are_counted_takes_their_result_in_a_loop(tmp_path: 
     trials = [trial(RandomNet(0, i, "", loads(text), text, {"N": 5})) for i, text in enumerate(texts)]
     for t, made in zip(trials, compile_and_run(trials, tmp_path), strict=True):
         assert against_judge(t, made) == ""
+
+
+RATIONAL_OF_WINDOWS = """arch a
+input x: f32[1, 4, 12, 12]
+output y: f32[1, 16, 32]
+y = x -> im2col(kernel = [3, 3], stride = [3, 3], padding = [1, 1]) -> kan(32, basis = "grkan", base = "identity")
+"""
+
+
+def test_a_guarded_value_that_arithmetic_reads_often_compiles(tmp_path: Path) -> None:
+    """TVM follows a name into its guard, and asks of a float whether it is at least 0 as if it were a whole number."""
+    t = trial(RandomNet(0, 0, "", loads(RATIONAL_OF_WINDOWS), RATIONAL_OF_WINDOWS, {}))
+    assert against_judge(t, compile_and_run([t], tmp_path)[0]) == ""

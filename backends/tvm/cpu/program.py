@@ -321,7 +321,7 @@ class Evaluator:
             return self._known[place]
         bound = {key(a.var): index for a, index in zip(stage.axes, indices, strict=True)}
         value = self._lower(stage.value, bound)
-        if self._trial is None and (is_expensive(stage.value) or isinstance(stage.value, tirx.Select)):
+        if self._trial is None and (is_expensive(stage.value) or isinstance(value, tirx.Select)):
             value = self._out.keep("t", _unguarded(value))
         else:
             value = self._bind(value)
