@@ -33,6 +33,7 @@ EXPERTS = "moe(router = linear(4), experts = copies(4, linear(6) -> tanh), top_k
 PROGRAMS = {
     "moe, by token": TOKENS + f"y = x -> {EXPERTS}, normalize = false)",
     "moe, shared, capacity": FEATURES + f"y = x -> {EXPERTS}, shared = linear(6), capacity = 0.6)",
+    "moe, experts choose": FEATURES + f'y = x -> {EXPERTS}, routing = "expert", capacity = 0.6, score = "sigmoid")',
     "skip": IMAGES
     + "def gate = fn(a) { return sigmoid(a -> flatten -> linear(1)) }\n"
     + "y = x -> skip(gate = gate, body = conv(2, kernel = 3, padding = 1))",
