@@ -7,6 +7,9 @@ Gates are born open, and can learn. A hard gate compares `sigmoid(w · h(x) + b)
 it is open for every input, and in training its 0 or 1 has the sigmoid's gradient (straight through), which is not 0. A
 soft gate multiplies, so it has to be 1 and not nearly: a sigmoid never is, and a clamp is at a border where it has no
 gradient on one side. `2 · sigmoid(w · h(x) + b)` with w = b = 0 is 1 to the last bit, with the gradient 1/2.
+
+The papers' ideas, with one operator: GateSkip's gates have a number for each channel, here each token has one; the
+tokens that skip the middle are still seen by others there, as what they were before it.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ class SkipOptions(Options):
                layers, nested: the k-th decides, where the layers before it have run, whether all that is between the
                k-th layer from the front and the k-th from the back is skipped. A gate for samples sees all tokens:
                where later tokens are to be hidden from earlier ones, take gates for tokens
-    mode       "hard" computes nothing for what is skipped; "soft" weighs block and x by the gate, and saves nothing
+    mode       "hard" computes nothing for what is skipped, samples or tokens; blocks with attention, which look from
+               token to token, are computed for all tokens of gates for tokens. "soft" weighs block and x by the gate,
+               and saves nothing
     threshold  a hard gate is open above it
     cost       weight of the share of open gates in the training loss: what makes gates close; `target` of it is free
     budget     of kind "depth": the share of tokens that a block computes. Below 1 the function is not kept
