@@ -187,13 +187,13 @@ def _read(curves: Array, t: Array, symbols: Sequence[Symbol], top: int) -> Itera
         fits = [(features @ _unit(some).T) ** 2 for features in tables]  # [places, edges] each
         best = np.stack([fit.max(0) for fit in fits])  # [symbols, edges]
         likely = np.argsort(-best, axis=0, kind="stable")[: top + 1]
-        found: list[list[tuple[float, int, Formula]]] = [[] for _ in some]
+        found: list[list[tuple[float, int, float, Formula]]] = [[] for _ in some]
         for k, (symbol, fit) in enumerate(zip(symbols, fits, strict=True)):
             chosen = np.flatnonzero((likely == k).any(0))
             for i, formula in zip(chosen, _refined(symbol, grid[fit.argmax(0)[chosen]], some[chosen], t), strict=True):
-                found[i].append((-round(formula.r2, 3), symbol.complexity, formula))
+                found[i].append((-round(formula.r2, 3), symbol.complexity, -formula.r2, formula))
         for candidates in found:
-            yield [formula for *_, formula in sorted(candidates, key=lambda c: c[:2])[:top]]
+            yield [formula for *_, formula in sorted(candidates, key=lambda c: c[:3])[:top]]
 
 
 def _features(symbol: Symbol, places: Array, t: Array) -> Array:
