@@ -5,7 +5,7 @@ Every score is about 1 on average within its unit, so that units of different la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from archc.ir.axes import AxisClass, AxisVar
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 By = Literal["magnitude", "random", "variance"]
+Spreads = dict[tuple[Value, int], "Array"]
+"""(value, axis): the variance of each place along the axis, over everything else."""
 
 
-def scores(graph: Graph, unit: Unit, by: By, context: Context) -> list[Array]:
-    """For each class of a unit its elements' scores, shape (sizes of what indexes it…, size).
+def scores(graph: Graph, units: Sequence[Unit], by: By, context: Context) -> dict[Unit, list[Array]]:
+    """For each class of each unit its elements' scores, shape (sizes of what indexes it…, size).
 
     magnitude  the norm of all that a removal takes away, over every weight that has the element: each weight in units
                of its own mean, so that a batch norm's gain counts beside a convolution's rows (the groups of Fang et
@@ -37,25 +39,34 @@ def scores(graph: Graph, unit: Unit, by: By, context: Context) -> list[Array]:
     random     uniform numbers
 
     Without weights all score alike.
+
+    Raises: CompileError E0408 when `by = variance` has no data to look at.
     """
     import numpy as np
 
     if by == "random":
-        name = unit.anchor.name
-        return [Init("uniform", 0.5).sample(_shape(c), context.seed, f"{name}:{i}") + 1.0
-                for i, c in enumerate(unit.classes)]  # fmt: skip
+        return {u: [_drawn(c, context.seed, f"{u.anchor.name}:{i}") for i, c in enumerate(u.classes)] for u in units}
     if context.weights is None:
-        return [np.ones(_shape(c)) for c in unit.classes]
-    parameters = {p.name: p for p in unit.axes.parameters}
-    found = []
-    for c in unit.classes:
-        score = _activity(graph, unit, c, context) if by == "variance" else None
-        if score is None:
-            members = dict.fromkeys(parameters[m.parameter] for m in c.members)
-            energies = [_energy(p, context.value(p), c, unit) for p in members if p.trainable]
-            score = np.sqrt(sum(e / (e.mean() or 1.0) for e in energies) / max(1, len(energies)))
-        found.append(score / (score.mean() or 1.0))
-    return found
+        return {u: [np.ones(_shape(c)) for c in u.classes] for u in units}
+    spreads = _spreads(graph, units, context) if by == "variance" else {}
+    return {u: [_score(u, c, spreads, context) for c in u.classes] for u in units}
+
+
+def _drawn(c: AxisClass, seed: int, name: str) -> Array:
+    return Init("uniform", 0.5).sample(_shape(c), seed, name) + 1.0
+
+
+def _score(unit: Unit, c: AxisClass, spreads: Spreads, context: Context) -> Array:
+    import numpy as np
+
+    score = _activity(unit, c, spreads, context)
+    if score is None:
+        parameters = {p.name: p for p in unit.axes.parameters}
+        members = dict.fromkeys(parameters[m.parameter] for m in c.members)
+        energies = [_energy(p, context.value(p), c, unit) for p in members if p.trainable]
+        score = np.sqrt(sum(e / (e.mean() or 1.0) for e in energies) / max(1, len(energies)))
+    result: Array = score / (score.mean() or 1.0)
+    return result
 
 
 def _shape(c: AxisClass) -> tuple[int, ...]:
@@ -94,9 +105,21 @@ def _place_of(outer: AxisVar, own: int, variables: Sequence[AxisVar]) -> int:
     return own if own in with_it else with_it[0]
 
 
-def _activity(graph: Graph, unit: Unit, c: AxisClass, context: Context) -> Array | None:
-    """Standard deviation of what is read, times the norm of the weights that read it; None where nothing is read
-    outside of regions."""
+def _readers(unit: Unit, c: AxisClass) -> Iterator[tuple[Node, Value, int]]:
+    """(reader, what it reads, on which axis the class stands there), for classes that nothing indexes."""
+    for node in unit.nodes:
+        if c.indexed_by or "weight" not in node.weights:
+            continue
+        if all(role != "read" for _, role in roles(node, unit.axes, c.leaf)):
+            continue
+        value = node.operands[0]
+        axes = [i for i, v in enumerate(unit.axes.values[value]) if any(leaf is c.leaf for leaf in v.leaves())]
+        if len(axes) == 1:
+            yield node, value, axes[0]
+
+
+def _spreads(graph: Graph, units: Sequence[Unit], context: Context) -> Spreads:
+    """The variance on sample data of each place of what is read outside of regions, along the axis of the class."""
     import numpy as np
 
     if context.observe is None:
@@ -106,30 +129,24 @@ def _activity(graph: Graph, unit: Unit, c: AxisClass, context: Context) -> Array
             label="it looks at what flows through the network",
             help="give data, or `by = magnitude`",
         )
-    readers = [n for n in unit.nodes if n in set(graph.nodes) and _reads(n, unit, c)]
+    outside = {v for node in graph.nodes for v in node.inputs}
+    places = {(v, axis) for u in units for c in u.classes for _, v, axis in _readers(u, c) if v in outside}
+    values = list(dict.fromkeys(v for v, _ in places))
+    seen = dict(zip(values, context.observe(graph, context.weights or {}, values), strict=True))
+    return {
+        (value, axis): np.moveaxis(seen[value], axis, 0).reshape(seen[value].shape[axis], -1).var(axis=1)
+        for value, axis in places
+    }
+
+
+def _activity(unit: Unit, c: AxisClass, spreads: Spreads, context: Context) -> Array | None:
+    """Standard deviation of what is read, times the norm of the weights that read it; None where nothing was seen."""
+    import numpy as np
+
     total = np.zeros(_shape(c))
-    for node, value in _inputs(readers, unit, c):
-        (seen,) = context.observe(graph, context.weights or {}, [value])
-        variables = unit.axes.values[value]
-        axis = next(i for i, v in enumerate(variables) if c.leaf in v.leaves())
-        spread = np.moveaxis(seen, axis, 0).reshape(seen.shape[axis], -1).var(axis=1)
-        weight = node.weights["weight"]
-        total += collected([variables[axis]], spread, c) * collected(
-            unit.axes.parameters[weight], context.value(weight) ** 2, c
-        )
+    for node, value, axis in _readers(unit, c):
+        if (value, axis) in spreads:
+            weight = node.weights["weight"]
+            energy = _energy(weight, context.value(weight), c, unit)
+            total += collected([unit.axes.values[value][axis]], spreads[value, axis], c) * energy
     return np.sqrt(total) if total.any() else None
-
-
-def _reads(node: Node, unit: Unit, c: AxisClass) -> bool:
-    return "weight" in node.weights and any(role == "read" for _, role in roles(node, unit.axes, c.leaf))
-
-
-def _inputs(readers: Sequence[Node], unit: Unit, c: AxisClass) -> list[tuple[Node, Value]]:
-    """(reader, what it reads) where the class stands on one axis of it, and nothing indexes it."""
-    found = []
-    for node in readers:
-        value = node.operands[0]
-        axes = [v for v in unit.axes.values[value] if c.leaf in v.leaves()]
-        if len(axes) == 1 and not c.indexed_by:
-            found.append((node, value))
-    return found

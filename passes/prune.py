@@ -103,7 +103,7 @@ def _apply(graph: Graph, sites: Sequence[Site], options: PruneOptions, context: 
 
 def choose(graph: Graph, units: Sequence[Unit], options: PruneOptions, context: Context) -> Choice:
     """What is to stay: the least that is to go so that the ratio is reached, and there what scores least."""
-    rated = {unit: scores(graph, unit, options.by, context) for unit in units}
+    rated = scores(graph, units, options.by, context)
     families = _families(graph, units)
     rule = _uniform if options.across == "uniform" else _global(families, rated)
     measure = _measure(graph, units[0], options.of)
