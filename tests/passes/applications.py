@@ -149,8 +149,15 @@ def _check_function(done: Application, result: Result, before: Mapping[str, Any]
     if found.ok or done.contract[mode] != "exact":
         return
     reason = "; ".join(o.reason or f"{o.name} is off by {o.relative:.1e}" for o in found.outputs if not o.ok)
-    excuse = close_call(result.old, before, inputs)
+    excuse = close_call(result.old, stored(result.old, before), random_inputs(result.old, done.attempt, SIZES))
     (done.excused if excuse else done.wrong)[mode] = f"{reason} ({excuse})" if excuse else reason
+
+
+def stored(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights in the dtypes of the graph's parameters."""
+    from archc.backends.weights import numpy_dtype
+
+    return {n: np.asarray(weights[n]).astype(numpy_dtype(p.type.dtype)) for n, p in graph.parameters().items()}
 
 
 def compiled(results: Sequence[tuple[Application, Result]], folder: Any) -> list[str]:
@@ -158,15 +165,12 @@ def compiled(results: Sequence[tuple[Application, Result]], folder: Any) -> list
     from oracles import Trial, against_judge, compile_and_run
     from random_nets import RandomNet
 
-    from archc.backends.weights import numpy_dtype
     from archc.facade.numerics import judge
 
     trials = []
     for i, (done, result) in enumerate(results):
         graph = result.new
-        weights = {
-            n: np.asarray(result.weights[n]).astype(numpy_dtype(p.type.dtype)) for n, p in graph.parameters().items()
-        }
+        weights = stored(graph, result.weights)
         inputs = random_inputs(graph, done.attempt, SIZES)
         net = RandomNet(0, done.attempt * 100 + i, done.spec, graph, "", SIZES)
         trials.append(Trial(net, weights, inputs, judge(graph, weights, inputs)))
