@@ -5,7 +5,7 @@ Every score is about 1 on average within its unit, so that units of different la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from archc.ir.axes import AxisClass, AxisVar
@@ -131,6 +131,8 @@ def _spreads(graph: Graph, units: Sequence[Unit], context: Context) -> Spreads:
         )
     outside = {v for node in graph.nodes for v in node.inputs}
     places = {(v, axis) for u in units for c in u.classes for _, v, axis in _readers(u, c) if v in outside}
+    if not places:
+        return {}
     values = list(dict.fromkeys(v for v, _ in places))
     seen = dict(zip(values, context.observe(graph, context.weights or {}, values), strict=True))
     return {
