@@ -111,6 +111,8 @@ def alike(experts: Sequence[Graph]) -> bool:
 def _runs_grouped(node: Node) -> bool:
     if node.op is LINEAR:
         return node.inputs[0].type.rank == 2 and node.inputs[0].type.dtype == "f32"
+    if node.op.category == "index":  # it is checked, and what is behind the last row points anywhere
+        return False
     return not node.weights and not node.regions and node.op.name in LOWERINGS
 
 

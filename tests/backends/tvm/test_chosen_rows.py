@@ -103,6 +103,7 @@ def test_chosen_rows(network: Any, chosen: str) -> None:
     found, needed = artifact.run({"x": x})["y"], judged(graph, weights, x)
     np.testing.assert_allclose(found, needed, atol=1e-5)
     assert np.abs(found - judged(graph, weights, -x)).max() > 1e-3, "any choice would have done"
+    assert artifact.run({"x": x[:0]})["y"].shape == found[:0].shape
 
 
 @pytest.mark.parametrize(
