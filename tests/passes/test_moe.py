@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformed import Applied, applied, compiled_difference
 
 import archc
+from archc.backends.torch.module import to_torch
 from archc.facade.model import Model
 from archc.facade.sameness import same_function
 from archc.facade.transform import transform
@@ -339,3 +341,35 @@ def test_where_it_acts() -> None:
     assert [n.name for n in net.new.nodes if n.op.name == "moe"] == ["ffn1.moe"]
     both = [n.name for n in applied(FFN, "moe(experts = 2)").new.nodes if n.op.name == "moe"]
     assert both == ["ffn.moe", "ffn1.moe"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "moe(experts = 3)",
+        "moe(experts = 3, router = expert_choice)",
+        "moe(experts = 3, router = switch, shared = true)",
+        "moe(experts = 4, method = split, top_k = 4)",
+        "moe(experts = 4, method = split, top_k = 4, router = grkan)",
+    ],
+)
+def test_experts_learn_to_differ(spec: str) -> None:
+    """Born alike, silent or with equal gates, experts and routers move when they are trained."""
+    net = applied(MLP, spec)
+    module = to_torch(net.new, net.stored(), dtype="f64").train()
+    generator = torch.Generator().manual_seed(0)
+    x, wanted = (torch.randn(64, 6, dtype=torch.float64, generator=generator) for _ in range(2))
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.05)
+    first = {name: p.detach().clone() for name, p in module.named_parameters()}
+    losses = []
+    for _ in range(6):
+        optimiser.zero_grad()
+        outputs, aux = module.forward_with_aux(x)
+        loss = (outputs - wanted).square().mean() + sum(v for k, v in aux.items() if k.startswith("loss/"))
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert not [name for name, p in module.named_parameters() if torch.equal(p, first[name])]
+    ends = [p for name, p in module.named_parameters() if ".experts." in name and name.endswith("linear1.weight")]
+    assert not any(torch.equal(ends[0], other) for other in ends[1:])
