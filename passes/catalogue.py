@@ -13,6 +13,7 @@ from archc.passes.early_exit import EARLY_EXIT
 from archc.passes.gated import GATED_ATTENTION, GATED_CONV, GMLP
 from archc.passes.glu import GLU
 from archc.passes.kan import KAN_EDGES
+from archc.passes.kan_formulas import KAN_SYMBOLIC
 from archc.passes.kan_prune import KAN_PRUNE
 from archc.passes.kan_refine import KAN_REFINE
 from archc.passes.linear_attention import LINEAR_ATTENTION
@@ -45,6 +46,7 @@ _TRANSFORMS: tuple[Transform[Any], ...] = (
     KAN_EDGES,
     KAN_REFINE,
     KAN_PRUNE,
+    KAN_SYMBOLIC,
     SKIP_BLOCKS,
     EARLY_EXIT,
     PRUNE,

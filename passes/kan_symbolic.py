@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 POINTS = 65
 """Points of a curve."""
+CONSTANT = 1e-9
+"""A curve that varies less is a number."""
+STEEPEST = 30.0
+"""How much larger than the curve a formula's part may be: larger ones cancel, and look at the tail of a function."""
 CHUNK = 512
 """Edges that the coarse grid looks at together."""
 
@@ -84,7 +88,7 @@ class Formula:
         f = self.simple()
         argument = f"{_number(f.a)}x{_signed(f.b)}"
         if f.symbol == "x":
-            return argument
+            return argument if f.a else f"{f.b:.3g}"
         text = next(s.text for s in library() if s.name == f.symbol).format(argument)
         factor = _number(f.c)
         return f"{factor}{'' if factor in ('', '-') else '·'}{text}{_signed(f.d)}"
@@ -162,9 +166,11 @@ def read_layer(
     curves = np.moveaxis(edges(node, weights, middle + half * t[:, None]), 0, -1)  # [out, in, points]
     spread = curves.std(-1)
     relative = spread / (spread.max() or 1.0)
-    outputs, inputs = np.nonzero((relative >= least) & (spread > 1e-9))
+    outputs, inputs = np.nonzero((relative >= least) & (spread > CONSTANT))
     read = dict(zip(zip(outputs, inputs, strict=True), _read(curves[outputs, inputs], t, symbols, top), strict=True))
     for o, i in np.ndindex(*relative.shape):
+        if spread[o, i] <= CONSTANT:
+            read[o, i] = [Formula("x", 0.0, 0.0, 1.0, float(curves[o, i].mean()), 1.0)]
         formulas = tuple(_unscaled(f, float(middle[i]), float(half[i])) for f in read.get((o, i), ()))
         yield Edge(node.name, o, i, float(relative[o, i]), float(low[i]), float(high[i]), formulas)
 
@@ -186,14 +192,23 @@ def _read(curves: Array, t: Array, symbols: Sequence[Symbol], top: int) -> Itera
         some = curves[start : start + CHUNK]
         fits = [(features @ _unit(some).T) ** 2 for features in tables]  # [places, edges] each
         best = np.stack([fit.max(0) for fit in fits])  # [symbols, edges]
-        likely = np.argsort(-best, axis=0, kind="stable")[: top + 1]
-        found: list[list[tuple[float, int, float, Formula]]] = [[] for _ in some]
+        likely = np.argsort(-best, axis=0, kind="stable")[: top + 3]
+        found: list[list[tuple[bool, float, int, float, Formula]]] = [[] for _ in some]
         for k, (symbol, fit) in enumerate(zip(symbols, fits, strict=True)):
             chosen = np.flatnonzero((likely == k).any(0))
             for i, formula in zip(chosen, _refined(symbol, grid[fit.argmax(0)[chosen]], some[chosen], t), strict=True):
-                found[i].append((-round(formula.r2, 3), symbol.complexity, -formula.r2, formula))
+                wild = abs(formula.c) * _largest(symbol, formula, t) > STEEPEST * np.ptp(some[i])
+                found[i].append((bool(wild), -round(formula.r2, 3), symbol.complexity, -formula.r2, formula))
         for candidates in found:
-            yield [formula for *_, formula in sorted(candidates, key=lambda c: c[:3])[:top]]
+            yield [formula for *_, formula in sorted(candidates, key=lambda c: c[:4])[:top]]
+
+
+def _largest(symbol: Symbol, formula: Formula, t: Array) -> float:
+    """The largest value of the function itself, from where the formula puts its zero."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        return float(np.nan_to_num(np.abs(symbol.function(formula.a * t + formula.b)), nan=0.0).max())
 
 
 def _features(symbol: Symbol, places: Array, t: Array) -> Array:

@@ -11,7 +11,7 @@ from transformed import applied, compiled_difference
 
 from archc.backends.inputs import random_inputs
 from archc.backends.torch.module import to_torch
-from archc.facade.sameness import observer
+from archc.facade.sameness import observer, same_function
 from archc.grammar.load import loads
 from archc.ir.diagnostics import CompileError
 from archc.metanet.symmetry import random_weights
@@ -211,22 +211,59 @@ def test_compiled(source: str, spec: str) -> None:
     assert compiled_difference(got.new, got.stored()) < 2e-5
 
 
-def test_formulas_are_read_off_edges() -> None:
-    functions = [lambda x: np.sin(2 * x - 0.5), lambda x: 2 * np.exp(0.7 * x), lambda x: x**2 + x, lambda x: 3 - 2 * x]
-    graph = loads("arch a\ninput x: f32[N, 4]\noutput y: f32[N, 1]\ny = x -> kan(1, grid = 20, range = [-4, 4])")
+FORMULAS = """arch formulas()
+input x: f32[N, 3]
+output y: f32[N, 2]
+y = x -> kan(2, grid = 20, range = [-4, 4], base = "none")
+"""
+WANTED = [("sin", 2, -0.5, 1, 0), ("exp", 0.5, 0, 2, 0), ("x^2", 1, 0.5, 1, -0.25), ("x", -2, 3, 1, 0)]
+WANTED += [("x", 0, 1, 1, 0)]
+
+
+def known_edges() -> dict[str, Any]:
+    """Weights whose edges are known functions; the last one is no formula of the library."""
+    functions = [
+        *(lambda x: np.sin(2 * x - 0.5), lambda x: 2 * np.exp(0.5 * x), lambda x: x**2 + x, lambda x: 3 - 2 * x),
+        *(lambda x: 0 * x + 1, lambda x: np.sin(3 * x) * np.sin(x * x)),
+    ]
     x = np.linspace(-4, 4, 400, endpoint=False)
-    terms = basis(graph.nodes[0].call.params, x)
-    coefficients = np.stack([np.linalg.lstsq(terms, f(x), rcond=None)[0] for f in functions])[None]
-    weights = {"kan.coefficients": coefficients, "kan.base_weight": np.zeros((1, 4))}
+    terms = basis(loads(FORMULAS).nodes[0].call.params, x)
+    made = [np.linalg.lstsq(terms, f(x), rcond=None)[0] for f in functions]
+    return {"kan.coefficients": np.reshape(made, (2, 3, -1))}
+
+
+def test_formulas_are_read_off_edges() -> None:
+    graph = loads(FORMULAS)
     data = observer(random_inputs(graph, 0, {"N": 300}, "f64"))
-    found = symbolic(graph, Context(weights, wide=True, observe=data))
+    found = symbolic(graph, Context(known_edges(), wide=True, observe=data))
     best = [edge.formulas[0].simple() for edge in found]
-    wanted = [("sin", 2, -0.5, 1, 0), ("exp", 0.7, 0, 2, 0), ("x^2", 1, 0.5, 1, -0.25), ("x", -2, 3, 1, 0)]
-    assert [f.symbol for f in best] == [w[0] for w in wanted]
-    np.testing.assert_allclose([(f.a, f.b, f.c, f.d) for f in best], [w[1:] for w in wanted], atol=0.01)
-    assert str(best[3]) == "-2x + 3"
-    assert all(edge.formulas[0].r2 > 0.9999 for edge in found)
+    assert [f.symbol for f in best[:5]] == [w[0] for w in WANTED]
+    np.testing.assert_allclose([(f.a, f.b, f.c, f.d) for f in best[:5]], [w[1:] for w in WANTED], atol=0.01)
+    assert [str(f) for f in best[3:5]] == ["-2x + 3", "1"]
+    assert all(f.r2 > 0.9999 for f in best[:5])
+    assert best[5].r2 < 0.9
     assert max(edge.weight for edge in found) == 1
     assert table(found)[0]["formulas"][0]["symbol"] == "sin"
-    noise = symbolic(graph, Context({**weights, "kan.coefficients": np.resize([1.0, -1.0], coefficients.shape)}))
-    assert noise[0].formulas[0].r2 < 0.9
+
+
+def test_edges_become_their_formulas() -> None:
+    data = random_inputs(loads(FORMULAS), 0, {"N": 300}, "f64")
+    got = applied(FORMULAS, "kan_symbolic", data=data, weights=known_edges())
+    assert {n.op.name for n in got.new.nodes} >= {"sin", "exp", "square", "linear", "kan"}
+    (share,) = [m.value for m in got.context.measured]
+    assert share == pytest.approx(5 / 6)
+    inside = {"x": np.clip(data["x"], -2.2, 2.2)}
+    assert same_function(got.old, got.new, got.before, got.after, inputs=inside).relative < 2e-3
+    spoilt = got.after | {"kan.sin.a.weight": got.after["kan.sin.a.weight"] * 1.1}
+    assert same_function(got.old, got.new, got.before, spoilt, inputs=inside).relative > 1e-2
+    lines = known_edges()
+    lines["kan.coefficients"][:] = lines["kan.coefficients"][1, 0]
+    nodes = applied(FORMULAS, "kan_symbolic", weights=lines).new.nodes
+    assert [n.op.name for n in nodes] == ["linear", "parameter", "add"]
+
+
+def test_where_there_are_no_formulas() -> None:
+    with pytest.raises(CompileError, match="E0416"):
+        run_passes(loads(FORMULAS), [parse_pass("kan_symbolic")])
+    with pytest.raises(CompileError, match=r"no edge is a formula of R² 0\.99"):
+        applied(FORMULAS, "kan_symbolic", weights={"kan.coefficients": np.random.default_rng(0).normal(size=(2, 3, 23))})
