@@ -1,5 +1,4 @@
-"""Dead code elimination: nodes whose results nobody reads, captures that no region reads, and weights that no node has,
-go.
+"""Dead code elimination: nodes, captures and weights that no output needs go.
 
 y = relu(x)                                    y = relu(x)
 z = linear(x, out=8; weight=W)         →       return y

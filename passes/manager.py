@@ -192,6 +192,8 @@ def until_stable(name: str, passes: Sequence[Pass], limit: int = 10) -> Pass:
                 break
         return any(ran.changed for ran in done)
 
+    names = ", ".join(f"`{step.name}`" for step in passes)
+    run.__doc__ = f"{names}, in turn until none of them changes anything."
     in_eval, in_training = [p.contract.eval for p in passes], [p.contract.train for p in passes]
     return Pass(name, run, Contract(max(in_eval, key=KINDS.index), max(in_training, key=KINDS.index)))
 

@@ -58,7 +58,8 @@ def pass_page(name: str) -> PassPage:
     """
     if name in PASSES:
         step = PASSES[name]
-        doc = _first(inspect.getmodule(step.run))
+        made = "<locals>" in step.run.__qualname__  # by `until_stable`, say: it tells itself what it does
+        doc = step.run.__doc__ or "" if made else _first(inspect.getmodule(step.run))
         return PassPage(name, "cleanup", doc, name, "any network", "", (), (_variant(name, step.contract),), "")
     transform = find_transform(name)
     assert transform is not None, f"there is no pass {name}"

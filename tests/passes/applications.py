@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,9 @@ def source(seed: int, spec: str, attempt: int) -> tuple[str, Graph]:
     """The network of an attempt: where it comes from, and its graph."""
     rng = random.Random(f"application/{seed}/{spec}/{attempt}")
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.2:
         name = rng.choice(example_names())
-        return f"example {name}", loads(small_example(name))
+        return f"example {name}", _example(name)
     if kind < 0.9:
         number = rng.randrange(10**6)
         return f"blocks {number}", loads(block_net(number))
@@ -77,6 +78,11 @@ def source(seed: int, spec: str, attempt: int) -> tuple[str, Graph]:
         return f"random {number}", random_net(seed, number).graph
     except KeyError:  # an op that the generator cannot place yet
         return f"blocks {number}", loads(block_net(number))
+
+
+@lru_cache(maxsize=64)
+def _example(name: str) -> Graph:
+    return loads(small_example(name))
 
 
 def apply_at_random(seed: int, spec: str, attempt: int) -> tuple[Application, Result | None]:
