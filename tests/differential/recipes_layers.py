@@ -25,6 +25,17 @@ def linear(b: Builder) -> Value:
     return b.apply("linear", last_fixed(b), out=b.channels(), bias=b.rng.random() < 0.7, growth=4.0, **fields)
 
 
+def quantized_linear(b: Builder) -> Value:
+    x = b.tame(last_fixed(b))
+    inputs = x.type.shape[-1]
+    assert isinstance(inputs, int)
+    fields: dict[str, Any] = {"bits": b.rng.choice([8, 4]), "symmetric": b.rng.random() < 0.6}
+    if b.rng.random() < 0.4:
+        fields["group"] = b.rng.choice(divisors(inputs))
+    # scales of up to 0.4 and codes of up to 127
+    return b.apply("quantized_linear", x, out=b.channels(), bias=b.rng.random() < 0.7, growth=500.0, **fields)
+
+
 def tied_linear(b: Builder) -> Value:
     """Tied to a weight there is: of an embedding, or of a linear layer."""
     x = last_fixed(b)
@@ -222,6 +233,16 @@ def per_axis(b: Builder, rank: int, low: int, high: int) -> Any:
 
 def conv(b: Builder) -> Value:
     x = channel_first(b, (3, 4, 4, 5))
+    return b.apply("conv", x, growth=4.0, **windows(b, x))
+
+
+def quantized_conv(b: Builder) -> Value:
+    x = b.tame(channel_first(b, (3, 4, 4, 5)))
+    return b.apply("quantized_conv", x, growth=900.0, bits=b.rng.choice([8, 4]), **windows(b, x))
+
+
+def windows(b: Builder, x: Value) -> dict[str, Any]:
+    """Parameters of a convolution of x."""
     channels, space = x.type.shape[1], x.type.rank - 2
     assert isinstance(channels, int)
     groups = b.rng.choice([1, 1, *divisors(channels)])
@@ -235,7 +256,7 @@ def conv(b: Builder) -> Value:
         fields["dilation"] = per_axis(b, space, 1, 2)
     if space == 1 and b.rng.random() < 0.3:
         fields = {k: v for k, v in fields.items() if k != "padding"} | {"causal": True}
-    return b.apply("conv", x, bias=b.rng.random() < 0.7, growth=4.0, **fields)
+    return fields | {"bias": b.rng.random() < 0.7}
 
 
 def conv_transpose(b: Builder) -> Value:
