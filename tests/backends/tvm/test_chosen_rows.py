@@ -107,9 +107,14 @@ def test_chosen_rows(network: Any, chosen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["residual(linear(8) -> gelu)", "reshape([N, T, 2, 4]) -> softmax -> reshape([N, T, 8])", "attention(2)"]
+    ("body", "sizes"),
+    [
+        ("residual(linear(8) -> gelu)", {}),
+        ("residual(linear(8) -> gelu)", {"N": 1, "T": 5}),
+        ("reshape([N, T, 2, 4]) -> softmax -> reshape([N, T, 8])", {}),
+        ("attention(2)", {"N": 2}),
+    ],
 )
-@pytest.mark.parametrize("sizes", [{}, {"N": 1, "T": 5}])
 def test_tokens(body: str, sizes: dict[str, int], tmp_path: Path) -> None:
     """Each token has a gate. Where tokens meet, or parameters name their number, the body sees all of them."""
     head = "arch net\ninput x: f32[N, T, 8]\noutput y: f32[N, T, 8]\n"
@@ -125,8 +130,7 @@ def test_tokens(body: str, sizes: dict[str, int], tmp_path: Path) -> None:
             assert bool(ran) == (share > 0 and body.startswith("residual") and (signs > 0).any())
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("name", ["a convolution", "an exit"])
+@pytest.mark.parametrize(("name", "batch"), [("a convolution", 1), ("a convolution", 4), ("an exit", 1)])
 def test_a_fixed_batch(name: str, batch: int, tmp_path: Path) -> None:
     from archc.facade.compile import fix_batch
     from archc.facade.model import Model

@@ -109,7 +109,7 @@ def test_experts(shape: str, tmp_path: Path) -> None:
             assert np.abs(y - other).max() > 1e-2, "rows of another order would have done"
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 64])
+@pytest.mark.parametrize("tokens", [1, 64])
 def test_fixed_sizes_and_threads(tokens: int, tmp_path: Path) -> None:
     """Few rows take wider tiles; threads share the columns out."""
     shape = FLAT.replace("T", str(tokens))
