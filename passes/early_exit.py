@@ -29,8 +29,8 @@ from archc.passes.editing import Editor, renewed
 from archc.passes.manager import Context, Contract
 from archc.passes.transform import Options, Refusal, Site, Transform
 
-MARGIN = 1e-3
-"""How far a threshold has to be above the confidence of a head that knows nothing."""
+MARGIN = 0.01
+"""How far a threshold has to be above the confidence of a head that knows nothing, in bf16 too."""
 
 
 class EarlyExitOptions(Options):

@@ -65,7 +65,7 @@ class SkipOptions(Options):
 
     kind: Literal["sample", "token", "depth", "middle"] = "sample"
     mode: Literal["hard", "soft"] = "hard"
-    threshold: float = Field(default=0.5, gt=0, lt=1)
+    threshold: float = Field(default=0.5, ge=0.01, le=0.99)
     cost: NonNegativeFloat = 0.0
     target: float = Field(default=0.0, ge=0, le=1)
     budget: float | None = Field(default=None, gt=0, le=1)

@@ -198,7 +198,7 @@ LOGITS = PLAIN.replace("f32[N, 3]", "f32[N, 1]").replace("linear(3)", "linear(1)
             "E0415",
             "head reads f32[N, 6, 6, 6]",
         ),
-        ("early_exit(confidence = margin, threshold = 0.0001)", PLAIN, "E0205", "below 0.001"),
+        ("early_exit(confidence = margin, threshold = 0.0001)", PLAIN, "E0205", "below 0.01"),
         ("early_exit(threshold = 0)", PLAIN, "E0205", "threshold"),
         ("early_exit(exits = 0)", PLAIN, "E0205", "exits"),
         ("early_exit(head = own)", PLAIN, "E0205", "head"),
