@@ -40,7 +40,7 @@ from random_nets import random_net  # noqa: E402
 from archc.passes.catalogue import TRANSFORMS  # noqa: E402
 
 Row = dict[str, Any]
-TRIES = 12
+TRIES = 40
 """Attempts for each application that is wanted, at most."""
 LARGEST, BATCH = 90, 5
 """Nodes of the networks that are compiled, and how many of them as one."""

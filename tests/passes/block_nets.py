@@ -71,7 +71,7 @@ def _token_block(rng: random.Random, dim: int, i: int, length: str) -> tuple[str
     """(a definition, its use)"""
     act, hidden = rng.choice(ACTIVATIONS), rng.choice([8, 12, 16, 24])
     norm = rng.choice(["layer_norm", "rms_norm", "layer_norm"])
-    kind = rng.randrange(8)
+    kind = rng.randrange(12)
     if kind <= 2:
         between = rng.choice(["", "", " -> dropout(0.1)"])
         body = f"{_layer(rng, hidden)} -> {act}{between} -> {_layer(rng, dim)}"
@@ -80,15 +80,20 @@ def _token_block(rng: random.Random, dim: int, i: int, length: str) -> tuple[str
         name = f"gated{i}"
         whole = f"def {name} = fn(x) {{ return {gate} * (x -> {_layer(rng, hidden)}) -> {_layer(rng, dim)} }}"
         return whole, f"residual({norm} -> {name})"
-    elif kind == 5:
-        fields = rng.choice(["", ", causal = true", ', positions = "rope"', ", bias = false"])
+    elif kind <= 7:
+        fields = rng.choice(["", "", "", ", causal = true", ', positions = "rope"', ", bias = false"])
         body = f"attention(2{fields})"
-    elif kind == 6:
+    elif kind == 8:
         body = f"{_layer(rng, dim)} -> {act}"
+    elif kind == 9:
+        experts = f"copies(4, {_layer(rng, hidden)} -> {act} -> {_layer(rng, dim)})"
+        body = f"moe(router = linear(4), experts = {experts}, top_k = 2)"
+    elif kind == 10:
+        body = f"kan({dim}, grid = {rng.choice([3, 4])})"
     elif length != "T":
         body = f"transpose(1, 2) -> {_layer(rng, int(length))} -> transpose(1, 2)"
     else:
-        body = rng.choice([f"kan({dim}, grid = 4)", f"{_layer(rng, dim)} -> rms_norm -> {act}"])
+        body = f"{_layer(rng, dim)} -> rms_norm -> {act}"
     style = rng.randrange(4)
     if style == 0:
         return "", body
@@ -107,7 +112,7 @@ def _rows(rng: random.Random) -> str:
         if rng.random() < 0.4:
             parts.append(f"residual({_layer(rng, hidden)} -> {rng.choice(ACTIVATIONS)} -> {_layer(rng, hidden)})")
     chain = "\n    -> ".join(parts)
-    last = rng.choice(["linear", "linear", "kan"])
+    last = rng.choice(["linear", "kan"])
     end = f"linear({classes})" if last == "linear" else f"kan({classes}, grid = {rng.choice([3, 5])})"
     return f"arch rows\ninput x: f32[N, {inputs}]\noutput y: f32[N, {classes}]\ny = x\n    -> {chain}\n    -> {end}\n"
 
