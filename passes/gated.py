@@ -188,7 +188,7 @@ def _gate_tokens(graph: Graph, sites: Sequence[Site], options: GmlpOptions, cont
         block: FeedForward = site.found
         first, old, image = block.up, block.activation, block.up.op is CONV
         e = editor.beside(site.graph, old)
-        hidden = seen = e(old.op, first.output, full_name=old.name, params=old.params)
+        hidden = seen = e(old.op, old.operands[0], full_name=old.name, params=old.params)
         if options.own:
             own = partners.add(e, first, first.op, first.operands[0], "own", params=first.params)
             seen = e(old.op, own.output, name=old.op.name, params=old.params)

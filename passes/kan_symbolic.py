@@ -197,7 +197,7 @@ def _read(curves: Array, t: Array, symbols: Sequence[Symbol], top: int) -> Itera
         for k, (symbol, fit) in enumerate(zip(symbols, fits, strict=True)):
             chosen = np.flatnonzero((likely == k).any(0))
             for i, formula in zip(chosen, _refined(symbol, grid[fit.argmax(0)[chosen]], some[chosen], t), strict=True):
-                wild = abs(formula.c) * _largest(symbol, formula, t) > STEEPEST * np.ptp(some[i])
+                wild = symbol.name != "x" and abs(formula.c) * _largest(symbol, formula, t) > STEEPEST * np.ptp(some[i])
                 found[i].append((bool(wild), -round(formula.r2, 3), symbol.complexity, -formula.r2, formula))
         for candidates in found:
             yield [formula for *_, formula in sorted(candidates, key=lambda c: c[:4])[:top]]

@@ -25,6 +25,7 @@ output y: f32[N, 8, 6, 6]
 y = x -> conv(8, kernel = 3, bias = {bias}) -> {act} -> residual(conv(8, kernel = 3, groups = 2)) -> conv(8, kernel = 1)
 """
 MIXER = TOKENS + "y = x -> residual(layer_norm -> linear(8) -> gelu -> linear(6))\n"
+GATED = TOKENS + "def g = fn(x) { return (x -> linear(8) -> silu) * (x -> linear(8)) -> linear(6) }\ny = x -> g -> g\n"
 TWICE = TOKENS + "share ffn = linear(8) -> gelu -> linear(6)\ny = x -> ffn -> ffn\n"
 SMALL_PICTURES = """arch net()
 input x: f32[N, 4, 3, 5]
@@ -46,6 +47,7 @@ y = x -> conv(8, kernel = 1) -> gelu -> conv(4, kernel = 1)
         ("gmlp", MIXER, "spatial.bias"),
         ("gmlp(own = true)", MIXER, "spatial.weight"),
         ("gmlp(own = true)", TWICE, "spatial.weight"),
+        ("gmlp(own = true)", GATED, "spatial.weight"),
         ("gmlp", SMALL_PICTURES, "spatial.weight"),
         ("gmlp(own = true)", SMALL_PICTURES, "spatial.weight"),
     ],

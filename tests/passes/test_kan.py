@@ -258,12 +258,14 @@ def test_edges_become_their_formulas() -> None:
     assert same_function(got.old, got.new, got.before, spoilt, inputs=inside).relative > 1e-2
     lines = known_edges()
     lines["kan.coefficients"][:] = lines["kan.coefficients"][1, 0]
-    nodes = applied(FORMULAS, "kan_symbolic", weights=lines).new.nodes
+    nodes = applied(FORMULAS, "kan_symbolic", data=data, weights=lines).new.nodes
     assert [n.op.name for n in nodes] == ["linear", "parameter", "add"]
 
 
 def test_where_there_are_no_formulas() -> None:
     with pytest.raises(CompileError, match="E0416"):
         run_passes(loads(FORMULAS), [parse_pass("kan_symbolic")])
+    data = random_inputs(loads(FORMULAS), 0, {"N": 300}, "f64")
+    noise = {"kan.coefficients": np.random.default_rng(0).normal(size=(2, 3, 23))}
     with pytest.raises(CompileError, match=r"no edge is a formula of R² 0\.99"):
-        applied(FORMULAS, "kan_symbolic", weights={"kan.coefficients": np.random.default_rng(0).normal(size=(2, 3, 23))})
+        applied(FORMULAS, "kan_symbolic", data=data, weights=noise)
