@@ -136,10 +136,12 @@ def stats_picture(result: TrainResult, path: Path | str) -> None:
     """
     rows = [row for row in result.history if "stats" in row]
     assert rows, "only a network with experts, gates or exits has statistics"
+    seen = [row["stats"]["val"] for row in rows]
+    sizes = {name: np.size(value) for stats in seen for name, value in stats.items()}
     grids = {}
-    for what in _STATS:
-        layers = {name: [np.atleast_1d(row["stats"]["val"].get(name, math.nan)) for row in rows]
-                  for name in rows[0]["stats"]["val"] if name.endswith(f".{what}")}  # fmt: skip
+    for what in _STATS:  # what nothing has reached in an epoch is left white
+        layers = {name: [np.broadcast_to(stats.get(name, math.nan), size) for stats in seen]
+                  for name, size in sizes.items() if name.endswith(f".{what}")}  # fmt: skip
         if layers:
             grids[what] = layers
     heights = [1.2 + 0.22 * sum(len(values[0]) for values in layers.values()) for layers in grids.values()]

@@ -123,6 +123,10 @@ def test_pictures(tmp_path: Path) -> None:
     svg = (tmp_path / "routing.svg").read_text()
     for text in ("share of open gates", "share of rows, for each expert", "exit.rest.skip", "moe"):
         assert f"<!-- {text} -->" in svg
+    for row, lost in zip(trained.result.history, ("exit.rest.skip.open", "moe.load"), strict=True):
+        del row["stats"]["val"][lost]  # as where no sample came by
+    stats_picture(trained.result, tmp_path / "holes.svg")
+    assert "<!-- exit.rest.skip -->" in (tmp_path / "holes.svg").read_text()
     assert summary(trained.result.val.stats).keys() == {"gates open", "left early", "router entropy"}
 
 
