@@ -5,7 +5,7 @@
 The gates of `benchmarks/nets/skip_*.arch` read what their block reads. Their last bias is set, gate by gate along a
 float64 run of torch, so that of 32 inputs (or all tokens of these) the share `rate` finds it closed; the threshold of
 `exit_*.arch` is set so that this share leaves. The same 32 inputs run as one batch of 32 and one by one. Every
-artifact's outputs are compared with torch in float64 first.
+artifact's outputs are compared with torch in float64 first. What stands in the file of `--json` is not measured again.
 
 `speed-up` is the time of the network without gates (every block runs) divided by that of the network with them; what
 FLOPs allow is the same ratio of floating-point operations, those of the gates included. Runners take turns, and ratios
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from archc.backends.weights import atomic_file
 from archc.facade.compile import compile as compile_model
 from archc.facade.model import Model, load
 from archc.facade.weights import resolve
@@ -236,23 +237,34 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows = json.loads(arguments.json.read_text())["rows"] if arguments.json and arguments.json.exists() else []
     print(f"{'net':10s} {'batch':>5s} {'skipped':>7s} {'ms':>9s} {'speed-up':>22s} {'allowed':>8s} {'share':>6s}")
     for case in arguments.nets or CASES:
         for batch in arguments.batch or BATCHES:
-            for row in measure(case, batch, arguments.threads, arguments.rounds, arguments.seconds):
-                rows.append(row)
-                spread = f"{row['speedup']:6.3f} [{row['speedup_low']:.3f}, {row['speedup_high']:.3f}]"
-                print(
-                    f"{case:10s} {batch:5d} {row['rate']:7.2f} {row['ms']:9.3f} {spread:>22s} {row['allowed']:8.3f} "
-                    f"{row['share']:6.3f}",
-                    flush=True,
-                )
-    if arguments.json:
-        document = {"machine": platform.processor() or platform.machine(), "rows": rows}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+            key = (case, batch, arguments.threads)
+            if not any((r["net"], r["batch"], r["threads"]) == key for r in rows):
+                rows += measure(*key, arguments.rounds, arguments.seconds)
+                save(rows, arguments.json)
+            for row in rows:
+                if (row["net"], row["batch"], row["threads"]) == key:
+                    print(line(row), flush=True)
     if arguments.plot:
-        plot(rows, arguments.plot)
+        plot([r for r in rows if r["threads"] == arguments.threads], arguments.plot)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    spread = f"{row['speedup']:6.3f} [{row['speedup_low']:.3f}, {row['speedup_high']:.3f}]"
+    return (
+        f"{row['net']:10s} {row['batch']:5d} {row['rate']:7.2f} {row['ms']:9.3f} {spread:>22s} {row['allowed']:8.3f} "
+        f"{row['share']:6.3f}"
+    )
+
+
+def save(rows: list[dict[str, Any]], path: Path | None) -> None:
+    if path is not None:
+        document = {"machine": platform.processor() or platform.machine(), "rows": rows}
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":
