@@ -8,6 +8,7 @@ itself, kept as a shared expert, experts whose last layer is zero say nothing, w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -286,11 +287,13 @@ def _apply(graph: Graph, sites: Sequence[Site], options: MoeOptions, context: Co
     blocks: list[ExpertBlock] = [site.found for site in sites]
     split, approximate = options.method == "split", not options.even
     samples = observed(graph, blocks, context) if split and approximate else {}
+    moved: dict[Value, Value] = {}  # a block may read what one before it made: now the mixture in its place
     for block in blocks:
         division = divide(block, options.experts, options.shared, samples, context) if split else None
         if division is not None and approximate and options.router_init is None:
             fit(block, division, options.of_node(), options.usual_gate, samples, context)
-        _Mixture(editor, block, options, context, rows).write(division)
+        now = replace(block, x=moved.get(block.x, block.x))
+        moved[block.out] = _Mixture(editor, now, options, context, rows).write(division)
 
 
 class _Mixture:
@@ -305,8 +308,8 @@ class _Mixture:
         x = block.x.type
         self.row = TensorType((rows, *(x.shape[1:] if block.by_sample else x.shape[-1:])), x.dtype)
 
-    def write(self, division: Division | None) -> None:
-        """The node in place of the block; `division` says which channels each expert has, None for all."""
+    def write(self, division: Division | None) -> Value:
+        """The result of the mixture in place of the block; `division`: which channels each expert has, None for all."""
         names = [f"experts.{i}" for i in range(self.options.experts)]
         if division is None:
             experts = [self._copy(name) for name in names]
@@ -317,6 +320,7 @@ class _Mixture:
         regions = [self._router(division), *experts, *shared]
         node = self.e.node(MOE, self.block.x, full_name=self.name, regions=regions, params=self.options.of_node())
         self.block.out.replace_all_uses(node.output, self.block.graph)
+        return node.output
 
     def _region(self, name: str, type_: TensorType) -> tuple[Editor, Value]:
         region, (x,) = self.e.region(name, [type_])

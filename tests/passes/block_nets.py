@@ -151,4 +151,4 @@ def _image_block(rng: random.Random, width: int) -> tuple[str, int]:
         return f"conv({width}, kernel = 3, groups = {width}) -> batch_norm -> {act} -> conv({wide}, kernel = 1)", wide
     if kind == 5:
         return f"conv({wide}, kernel = 3) -> {act}", wide
-    return f"max_pool(2) -> conv_bn({wide}) -> {act}", wide
+    return f"max_pool(3, stride = 2, padding = 1) -> conv_bn({wide}) -> {act}", wide
