@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="of each network in each round")
     parser.add_argument("--quick", action="store_true", help="one seed, digits, the mixer, 20 steps: does it run?")
     parser.add_argument("--train-only", action="store_true", help="no latencies yet")
-    parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the table; alone it runs nothing")
+    parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the tables; then nothing is run")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = parser.parse_args()
     variants = {v: VARIANTS[v] for v in ("base", *(arguments.variant or list(VARIANTS)[1:]))}
@@ -330,7 +330,8 @@ def main() -> None:
         draw(bench.results.rows, arguments.plot)
     if arguments.report:
         picture = arguments.plot and os.path.relpath(arguments.plot, arguments.report.parent)
-        arguments.report.write_text(page(bench.results.rows, picture), encoding="utf-8")
+        old = arguments.report.read_text(encoding="utf-8") if arguments.report.exists() else ""
+        arguments.report.write_text(page(bench.results.rows, old, picture), encoding="utf-8")
     print(table(bench.results.rows))
 
 

@@ -61,23 +61,18 @@ def paired(own: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
     return [own[seed] - base[seed] for seed in own if seed in base]
 
 
-HEAD = """\
-# Transforms on two tasks
-
-Made by `python benchmarks/tasks.py`, which says how. B is the number of training steps that a base gets; every network
-has had 1.5 B in the end, either *carried* (the base learns for B steps, is transformed with its weights, goes on for
-B/2) or from *scratch*. Accuracy is that on the test split, opened once for each run; *at birth* is validation accuracy
-just before and just after the transform. *minus base* is the difference to the base of the same seed in the same way.
-Latency is that of the compiled carried network on one thread, *ratio* that to the base of the same seed, measured in
-turns. MFLOPs are those of one picture with all gates open. s/step is training time in torch. In brackets: 95 %
-bootstrap intervals of means over seeds.
-"""
+MARK = "<!-- Below: written by benchmarks/tasks.py. -->"
 
 
-def page(rows: Sequence[Row], picture: str | None = None) -> str:
-    """The report: what is measured, the picture if there is one, the tables."""
-    shown = f"\n![Test accuracy over latency, both with intervals]({picture})\n" if picture else ""
-    return f"{HEAD}{shown}\n{table(rows)}"
+def page(rows: Sequence[Row], old: str, picture: str | None = None) -> str:
+    """The report: what stands above the mark in the old page, then the picture and the tables.
+
+    >>> page([], "# What I think of it\\n" + MARK + "\\n\\nold tables").split("\\n")
+    ['# What I think of it', '<!-- Below: written by benchmarks/tasks.py. -->', '', '']
+    """
+    head = old.partition(MARK)[0] if MARK in old else "# Transforms on two tasks\n\n"
+    shown = f"![Test accuracy over latency, both with intervals]({picture})\n\n" if picture else ""
+    return f"{head}{MARK}\n\n{shown}{table(rows)}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -141,7 +136,9 @@ def _remarks(own: Mapping[Any, Any]) -> list[str]:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Test accuracy over latency, as parts of the base's, with intervals; filled: carried, open: from scratch."""
+    import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     found = gather(rows)
     batches = (1, 32)
@@ -165,10 +162,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                         label=name if arm == "carried" else None,
                     )  # fmt: skip
             axes.set_xscale("log", base=2)
+            axes.set_xticks((0.7, 1.0, 1.4, 2.0))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.minorticks_off()
             axes.set_title(f"{task}, {net}, batch {batch}", fontsize=9)
             axes.set_xlabel("latency, base = 1")
             axes.grid(alpha=0.3)
         line[0].set_ylabel("test accuracy, %")
     if panels[0][0].get_legend_handles_labels()[0]:
         panels[0][0].legend(fontsize=7)
-    figure.savefig(path, dpi=130)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tasks"}):
+        figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
