@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROWS = 2048
 """Rows that a fit looks at, at most."""
+FEWEST = 4
+"""Rows that say anything: with fewer, a layer stays as it is."""
 STEEPNESS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.702, 2.0, 2.5, 3.0, 4.0)
 """How steep a fitted gate may be; steeper ones, which come nearer to a kink, hardly learn."""
 
@@ -32,7 +34,8 @@ def samples(graph: Graph, context: Context, values: list[Value], axis: int) -> d
     found: dict[Value, Array] = {}
     if context.observe is not None and context.weights is not None and seen:
         shown = context.observe(graph, context.weights, seen)
-        found = {v: _rows(np.moveaxis(a, axis, -1)) for v, a in zip(seen, shown, strict=True)}
+        rows = {v: _rows(np.moveaxis(a, axis, -1)) for v, a in zip(seen, shown, strict=True)}
+        found = {v: r for v, r in rows.items() if len(r)}
     for value in values:
         if value not in found:
             size = value.type.shape[axis]
@@ -44,10 +47,11 @@ def samples(graph: Graph, context: Context, values: list[Value], axis: int) -> d
 
 
 def _rows(array: Array) -> Array:
-    """At most `ROWS` rows of the last axis, evenly spaced."""
+    """At most `ROWS` rows of the last axis, evenly spaced, of those without NaN and infinities."""
     import numpy as np
 
     rows = array.reshape(-1, array.shape[-1])
+    rows = rows[np.isfinite(rows).all(1)]
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ROWS)).astype(np.intp))
     return np.ascontiguousarray(rows[chosen], dtype=np.float64)
 
@@ -112,8 +116,9 @@ def fit_layer(features: Array, target: Array, start: Array, bias: bool) -> tuple
         features = np.concatenate([features, np.ones((len(features), 1))], 1)
         start = np.concatenate([start, np.zeros((len(start), 1))], 1)
     missing = target - features @ start.T
-    best, chosen = relative(missing[1::2], target[1::2]), np.inf
-    for ridge in (1e-8, 1e-4, 1e-2, 1.0):
+    few = len(missing) < FEWEST
+    best, chosen = relative(missing, target) if few else relative(missing[1::2], target[1::2]), np.inf
+    for ridge in () if few else (1e-8, 1e-4, 1e-2, 1.0):
         step = least_squares(features[::2], missing[::2], ridge)
         error = relative(features[1::2] @ step - missing[1::2], target[1::2])
         if error < best:

@@ -133,6 +133,15 @@ def test_matched_images_and_experts() -> None:
         assert new.parameters().keys() == got.new.parameters().keys()
 
 
+def test_fits_on_next_to_nothing_and_on_no_numbers() -> None:
+    source = "arch net()\ninput x: f32[1, 6]\noutput y: f32[1, 6]\ny = x -> log -> linear(9) -> gelu -> linear(6)\n"
+    for fill in (1.5, -1.0):  # one row; and none, as its logarithm is no number
+        got = applied(source, "glu(bilinear, match = true)", data={"x": np.full((1, 6), fill)})
+        assert got.after["linear1.weight"].shape == (6, 6)
+        assert all(np.isfinite(w).all() for w in got.after.values())
+        assert all(np.isfinite(m.value) for m in got.context.measured)
+
+
 @pytest.mark.parametrize(
     ("source", "spec", "code", "needed"),
     [
