@@ -41,11 +41,12 @@ def _find(graph: Graph, options: ShareOptions) -> Iterator[Site | Refusal]:
                 break
         else:
             continue
+        apart = {kind for kind, same in alike.items() if len({tuple(map(id, _trained(b))) for b in same}) > 1}
         for block, kind in blocks:
             anchor = next(n for n in block if _trained((n,)))
             if len(alike[kind]) == 1:
                 yield Refusal(anchor, "no other block is like it", f"{len(blocks)} blocks are repeated")
-            elif any(_trained(b) != _trained(block) for b in alike[kind]):
+            elif kind in apart:
                 yield Site(anchor, block, region, kind)
 
 

@@ -21,7 +21,7 @@ from archc.backends.tvm.cpu.gemm import by_height, matmul_constant
 from archc.backends.tvm.cpu.loops import Machine, divisor, over_vectors, unravel
 from archc.backends.tvm.cpu.phases import Phases
 from archc.backends.tvm.cpu.program import Evaluator, Program, Stage
-from archc.backends.tvm.cpu.quantised import Codes, matmul_codes
+from archc.backends.tvm.cpu.quantised import Codes, code_at, fit_halves, halves, matmul_codes, sources
 from archc.backends.tvm.cpu.tile import PAGE, Epilogue, Tile, column_block
 
 Expr = Any
@@ -73,6 +73,7 @@ def convolution(
 ) -> relax.Expr:
     """x [n, *s, I] by a constant [O, I / groups, *k] to [n, *t, O]."""
     outputs, inputs, *kernel = weight.shape
+    lanes = machine.isa.lanes
     plain = not window.pads and all(s == 1 for s in window.strides) and all(k == 1 for k in kernel) and groups == 1
     if plain and weight.dtype == np.int8:
         codes = weight.reshape(outputs, inputs).T
@@ -81,11 +82,14 @@ def convolution(
         return matmul_constant(builder, x, weight.reshape(outputs, inputs).T, machine)
     if groups == outputs and inputs == 1 and int(list(x.ty.shape)[-1]) == groups:
         packed = np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1))
-        name, own, block = "depthwise", outputs, outputs
+        name, own, block, half = "depthwise", outputs, outputs, False
     else:
         own = outputs // groups
         block = block_of(own, machine)
+        half = weight.dtype == np.int8 and own > lanes and fit_halves(weight)
+        block = -(-block // (2 * lanes)) * 2 * lanes if half else block
         packed = pack_filters(weight, groups, block)
+        packed = halves(packed, lanes) if half else packed
         name = "conv"
 
     def equation(x: te.Tensor, packed: te.Tensor) -> te.Tensor:
@@ -102,22 +106,18 @@ def convolution(
             batch, *place, o = at
             where = [p * s + t * d for p, s, t, d in zip(place, window.strides, taps, window.dilation, strict=True)]
             if name == "depthwise":
-                return te.sum(padded[(batch, *where, o)] * as_float(packed[(*taps, o)]), axis=taps)
+                filters = code_at(lambda c: packed[(*taps, c)], o, lanes, False)
+                return te.sum(padded[(batch, *where, o)] * filters, axis=taps)
             group, inside = tirx.indexdiv(o, own), tirx.indexmod(o, own)
-            column = (group, tirx.indexdiv(inside, block), *taps, *channel, tirx.indexmod(inside, block))
+            column = (group, tirx.indexdiv(inside, block), *taps, *channel)
             source = padded[(batch, *where, group * inputs + channel[0])]
-            return te.sum(source * as_float(packed[column]), axis=[*taps, *channel])
+            filters = code_at(lambda c: packed[(*column, c)], tirx.indexmod(inside, block), lanes, half)
+            return te.sum(source * filters, axis=[*taps, *channel])
 
-        attributes = {"archc.kernel": name, "own": own, **attributes_of(window)}
+        attributes = {"archc.kernel": name, "own": own, "half": int(half), **attributes_of(window)}
         return te.compute((n, *extents, outputs), term, name=name, attrs=attributes)
 
     return builder.call_te(equation, x, relax.const(packed), primfunc_name_hint=name, primfunc_attrs={"op_pattern": 4})
-
-
-def as_float(weight: Expr) -> Expr:
-    """A weight that is stored as a small integer (see `archc.backends.tvm.cpu.quantised`) is made a float as it is
-    read."""
-    return weight.astype("float32")
 
 
 def attributes_of(window: Window) -> dict[str, list[int]]:
@@ -170,8 +170,8 @@ class _Kernel:
         self.strides = [int(s) for s in anchor.attributes["strides"]]
         self.dilation = [int(d) for d in anchor.attributes["dilation"]]
         self.own = int(anchor.attributes["own"])
-        weight = anchor.value.b.value if isinstance(anchor.value.b, tirx.Cast) else anchor.value.b
-        self.source, self.packed = anchor.value.a.source, weight.source
+        self.source, self.packed = anchor.value.a.source, sources(anchor.value.b)[0]
+        self.half = bool(int(anchor.attributes.get("half", 0)))
         self.batch, *self.outputs = [a.extent for a in anchor.axes[:-1]]
         facts = [[int(i) for i in anchor.attributes.get(name, ())] for name in ("taps", "phases", "zeros")]
         self.phases = [Phases.of(*at) for at in zip(*facts, strict=True)]
@@ -192,6 +192,7 @@ class _Kernel:
             self.blocks = self.channels // self.block
         else:
             self.groups, self.blocks, *taps, self.inputs, self.block = shape
+            self.block *= 1 + self.half
             self.kernel = taps[-rank:]
             self.lanes = min(machine.isa.lanes, self.block)
         self.padded = next((s for s in program.stages if s.name == "padded"), None)
@@ -404,11 +405,12 @@ class _Kernel:
         else:
             with out.loop(product(counts), name="tap") as tap, out.loop(self.inputs, name="k") as k:
                 at = unravel(tap, counts)
+                row = (channels.group, channels.column, *self.phase, *at, k)
                 sums.accumulate(
                     out,
                     lambda r, c: (
                         read(r, at, channels.group * self.inputs + k)
-                        * as_float(self.packed[(channels.group, channels.column, *self.phase, *at, k, c)])
+                        * code_at(lambda place: self.packed[(*row, place)], c, self.machine.isa.lanes, self.half)
                     ),
                 )
         self.epilogue.store(sums, place, valid, channels.first, channels.count, channels.spare)
@@ -440,7 +442,10 @@ class _Kernel:
         return moved, inside
 
     def _depthwise_tap(self, sums: Tile, read: Callable[..., Expr], at: list[Expr], first: Expr) -> None:
-        sums.accumulate(self.out, lambda r, c: read(r, at, first + c) * as_float(self.packed[(*at, first + c)]))
+        def term(r: int, c: Expr) -> Expr:
+            return read(r, at, first + c) * self.packed[(*at, first + c)].astype("float32")
+
+        sums.accumulate(self.out, term)
 
 
 def _in_rectangle(base: Expr, across: int, width: int, pixel: Expr) -> Expr:

@@ -76,22 +76,37 @@ def _is(value: relax.Expr, name: str) -> bool:
 
 
 def halves(packed: np.ndarray, lanes: int) -> np.ndarray:
-    """Codes of 4 bits [blocks, K, block], two vectors of columns in one of bytes: [blocks, K, block / 2].
+    """Codes of 4 bits […, block], two vectors of columns in one of bytes: […, block / 2].
 
     >>> halves(np.array([[[1, 2, -3, 4]]], np.int8), 2).tolist()
     [[[-39, 74]]]
     """
-    blocks, depth, block = packed.shape
-    pairs = packed.reshape(blocks, depth, block // (2 * lanes), 2, lanes)
+    *lead, block = packed.shape
+    pairs = packed.reshape(*lead, block // (2 * lanes), 2, lanes)
     joined = ((pairs[..., 0, :] + 8) & 15) | (pairs[..., 1, :] << 4)
-    return joined.astype(np.int8).reshape(blocks, depth, block // 2)
+    return joined.astype(np.int8).reshape(*lead, block // 2)
+
+
+def fit_halves(codes: np.ndarray) -> bool:
+    """Do all codes lie between -8 and 7?"""
+    return bool(np.abs(codes.astype(np.int16) * 2 + 1).max(initial=0) <= 15)
+
+
+def code_at(read: Callable[[Expr], Expr], column: Expr, lanes: int, half: bool) -> Expr:
+    """The code of a column of a block as a float; `read` gives the byte at a place of the block."""
+    if not half:
+        return read(column).astype("float32")
+    byte = read(tirx.indexdiv(column, 2 * lanes) * lanes + tirx.indexmod(column, lanes)).astype("int32")
+    low = tirx.bitwise_and(byte, tirx.const(15, "int32")) - tirx.const(8, "int32")
+    upper = tirx.indexmod(tirx.indexdiv(column, lanes), 2) > 0
+    return tirx.Select(upper, byte >> tirx.const(4, "int32"), low).astype("float32")
 
 
 def matmul_codes(builder: relax.BlockBuilder, x: relax.Expr, weight: Codes, machine: Machine) -> relax.Expr:
     """x [..., K] times the matrix [K, N] that the codes stand for."""
     (depth, n), lanes = weight.codes.shape, machine.isa.lanes
     runs = len(weight.scale)
-    half = bool(np.abs(weight.codes.astype(np.int16) * 2 + 1).max(initial=0) <= 15)
+    half = fit_halves(weight.codes)
     rows = as_int(product(list(x.ty.shape)[:-1]))
     block = column_block(n, machine.isa)
     if rows is not None and rows <= 2:  # one row leaves registers free: see `matmul_constant`
@@ -103,21 +118,13 @@ def matmul_codes(builder: relax.BlockBuilder, x: relax.Expr, weight: Codes, mach
     spare = [(0, 0), (0, len(packed) * block - n)]
     tables = [np.pad(t, spare) for t in (weight.scale, weight.zero) if t is not None]
 
-    def code(packed: te.Tensor, k: Expr, column: Expr) -> Expr:
-        at, inside = tirx.indexdiv(column, block), tirx.indexmod(column, block)
-        if not half:
-            return packed[at, k, inside].astype("float32")
-        place = tirx.indexdiv(inside, 2 * lanes) * lanes + tirx.indexmod(inside, lanes)
-        byte = packed[at, k, place].astype("int32")
-        low = tirx.bitwise_and(byte, tirx.const(15, "int32")) - tirx.const(8, "int32")
-        upper = tirx.indexmod(tirx.indexdiv(inside, lanes), 2) > 0
-        return tirx.Select(upper, byte >> tirx.const(4, "int32"), low).astype("float32")
-
     def equation(x: te.Tensor, packed: te.Tensor, scale: te.Tensor, *zero: te.Tensor) -> te.Tensor:
         inner = te.reduce_axis((0, depth), name="k")
 
         def term(*at: Expr) -> Expr:
-            run, value = tirx.indexdiv(inner, depth // runs), code(packed, inner, at[-1])
+            run, column = tirx.indexdiv(inner, depth // runs), at[-1]
+            at_block, inside = tirx.indexdiv(column, block), tirx.indexmod(column, block)
+            value = code_at(lambda place: packed[at_block, inner, place], inside, lanes, half)
             for table in zero:
                 value = value - table[run, at[-1]]
             return te.sum(x[(*at[:-1], inner)] * (value * scale[run, at[-1]]), axis=[inner])
@@ -182,6 +189,13 @@ def codes_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.Prim
     return program.rewritten(out.finish())
 
 
+def sources(value: Expr) -> list[Buffer]:
+    """The buffers that an expression reads, in its order."""
+    found: list[Buffer] = []
+    tvm_ffi.structural_walk(value, (ir.TensorLoad, lambda load: found.append(load.source)))
+    return found
+
+
 @dataclass(frozen=True)
 class _Matrix:
     """The buffers of a quantised matrix, as its kernel reads them."""
@@ -195,10 +209,9 @@ class _Matrix:
 
     @classmethod
     def of(cls, anchor: Stage, machine: Machine) -> _Matrix:
-        sources: list[Buffer] = []
-        tvm_ffi.structural_walk(anchor.value.b, (ir.TensorLoad, lambda load: sources.append(load.source)))
-        packed = next(s for s in sources if str(s.dtype) == "int8")
-        floats = [s for s in sources if str(s.dtype) == "float32"]
+        read = sources(anchor.value.b)
+        packed = next(s for s in read if str(s.dtype) == "int8")
+        floats = [s for s in read if str(s.dtype) == "float32"]
         facts = anchor.attributes
         zero = floats[0] if len(floats) > 1 else None
         return cls(packed, floats[-1], zero, int(facts["block"]), bool(int(facts["half"])), machine.isa.lanes)
