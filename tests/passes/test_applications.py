@@ -11,12 +11,16 @@ import torch
 from applications import apply_at_random, plain
 from block_nets import block_net, example_names, small_example
 
+from archc.facade.sameness import same_function
 from archc.grammar.load import loads
+from archc.ir.clone import clone
 from archc.ir.cost import cost
 from archc.ir.graph import Graph
+from archc.metanet.symmetry import random_weights
 from archc.passes import catalogue
 from archc.passes.catalogue import TRANSFORMS
-from archc.passes.manager import Context, Contract
+from archc.passes.manager import Context, Contract, run_passes
+from archc.passes.spec import parse_pass
 from archc.passes.transform import Site, Transform
 
 SEED, ATTEMPTS = 5, 60
@@ -37,6 +41,25 @@ def test_a_transform_keeps_its_contract(name: str) -> None:
             assert done.sites
             return
     pytest.fail(f"{spec} found nothing to do in {ATTEMPTS} networks")
+
+
+IN_A_ROW = """arch net
+input x: f32[N, 5, 6]
+output y: f32[N, 5, 6]
+y = x -> linear(8) -> gelu -> linear(6) -> linear(8) -> gelu -> linear(6)
+"""
+
+
+@pytest.mark.parametrize("spec", ["moe(experts = 2)", "moe(experts = 4, top_k = 4, method = split)", "glu"])
+def test_a_site_may_read_what_another_made(spec: str) -> None:
+    old = loads(IN_A_ROW)
+    new, weights = clone(old), random_weights(old, 0)
+    context = Context(dict(weights), wide=True)
+    run_passes(new, [parse_pass(spec)], context)
+    ((_, found),) = context.applied
+    assert len(found.sites) == 2
+    assert context.weights is not None
+    assert same_function(old, new, weights, context.weights).ok
 
 
 def test_examples_are_small_and_blocks_are_many() -> None:
