@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from archc.grammar.calls import region_names
+from archc.grammar.naming import Names, Scope
 from archc.grammar.regions import fresh_name
 from archc.grammar.tables import keywords
 from archc.grammar.tree import RESERVED as FORBIDDEN
@@ -107,8 +108,8 @@ class _Printer:
         bound = {line.partition(" = ")[0] for line in lines}
         return lines + [f"{name} = {self.names[v]}" for name, v in outputs.items() if name not in bound]
 
-    def call(self, node: Node, operands: Sequence[str], known: Mapping[str, Expr]) -> str:
-        """`op(tensors…, arguments…, name = "…")`."""
+    def call(self, node: Node, operands: Sequence[str], known: Mapping[str, Expr], named: bool = True) -> str:
+        """`op(tensors…, arguments…, name = "…")`; the name may be left out where it is the one that the op gets."""
         arguments = list(operands)
         arguments += self.regions(node, known)
         given = self.weights(node)
@@ -123,8 +124,9 @@ class _Printer:
             arguments.append(text if positional and isinstance(value, int | Expr) else f"{name} = {text}")
             first = False
         arguments += [f"{role} = {text}" for role, text in given.items()]
-        arguments.append(f"name = {_quoted(node.name)}")
-        return f"{node.op.name}({', '.join(arguments)})"
+        if named:
+            arguments.append(f"name = {_quoted(node.name)}")
+        return f"{node.op.name}({', '.join(arguments)})" if arguments else node.op.name
 
     def regions(self, node: Node, known: Mapping[str, Expr]) -> list[str]:
         """The regions as keyword arguments, in the order of the op's declaration."""
@@ -142,7 +144,10 @@ class _Printer:
                 continue
             if name.startswith("*"):
                 bodies = [self.region(node, graphs.pop(0), known) for _ in range(starred)]
-                parts.append(f"{name[1:]} = [{', '.join(bodies)}]")
+                alike = starred > 1 and len(set(bodies)) == 1  # with names that differ they would not be
+                parts.append(
+                    f"{name[1:]} = copies({starred}, {bodies[0]})" if alike else f"{name[1:]} = [{', '.join(bodies)}]"
+                )
             else:
                 parts.append(f"{name.removesuffix('?')} = {self.region(node, graphs.pop(0), known)}")
         return parts
@@ -179,7 +184,8 @@ class _Printer:
             return None
         if any(n.regions or _names_sizes(n.params) for n in nodes):  # only a `fn` can name the sizes of its formal
             return None
-        return " -> ".join(self.call(n, (), known) for n in nodes)
+        named = [n.name for n in nodes] != _usual_names(f"{node.name}.{region.name}", nodes)
+        return " -> ".join(self.call(n, (), known, named) for n in nodes)
 
     # Weights
 
@@ -254,6 +260,12 @@ def _continues(graph: Graph, node: Node, following: Node) -> bool:
     if len(node.outputs) != 1 or following.inputs != (node.output,) or following.captures:
         return False
     return graph.use_count(node.output) == 1
+
+
+def _usual_names(path: str, nodes: Sequence[Node]) -> list[str]:
+    """What nodes are called that stand one after the other at a path: `linear`, `linear1` … (see `naming.Scope`)."""
+    scope = Scope.root(Names()).region(path, path)
+    return [scope.node(n.op.name, None, None)[0] for n in nodes]
 
 
 def _names_sizes(params: Any) -> bool:
