@@ -37,7 +37,8 @@ Router = Literal["softmax", "sigmoid", "noisy", "switch", "expert_choice", "dens
 class MoeOptions(Options):
     """
     experts      how many there are to choose from
-    top_k        how many each row runs: 2 unless said; 1 for "switch", all for "dense_to_sparse"
+    top_k        how many each row runs: 2 unless said; 1 for "switch", all for "dense_to_sparse". The gate of one alone
+                 is 1 where gates sum to 1, which teaches a router nothing: to learn where rows go takes 2, or a switch
     method       "copy": each expert is a copy of the block; "split": its hidden channels are divided among the experts
     router       "softmax" of a linear layer; "sigmoid" instead; "noisy" adds noise in training; "switch" is top-1 with
                  the probability as gate; with "expert_choice" experts choose rows; "dense_to_sparse" runs all experts

@@ -145,12 +145,8 @@ def test_a_program_before_and_after() -> None:
         == """\
 y = x
     -> moe(
-        router = linear(2, bias = false, name = "moe.router.linear"),
-        experts = [
-            linear(4, name = "moe.experts.0.linear") -> relu(name = "moe.experts.0.relu")
-                -> linear(6, name = "moe.experts.0.linear1"),
-            linear(4, name = "moe.experts.1.linear") -> relu(name = "moe.experts.1.relu")
-                -> linear(6, name = "moe.experts.1.linear1")],
+        router = linear(2, bias = false),
+        experts = copies(2, linear(4) -> relu -> linear(6)),
         top_k = 1,
         name = "moe")
 """
