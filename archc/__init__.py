@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from archc.facade.model import Model, load, loads
     from archc.facade.sameness import same_function
     from archc.facade.train import gallery, train
-    from archc.facade.transform import plan, transform
+    from archc.facade.transform import plan, symbolic, transform
     from archc.ir.diagnostics import CompileError, Diagnostic
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ _HOMES = {
     "loads": "archc.facade.model",
     "plan": "archc.facade.transform",
     "same_function": "archc.facade.sameness",
+    "symbolic": "archc.facade.transform",
     "train": "archc.facade.train",
     "transform": "archc.facade.transform",
     "verify": "archc.facade.compile",
@@ -59,6 +60,7 @@ __all__ = [
     "loads",
     "plan",
     "same_function",
+    "symbolic",
     "train",
     "transform",
     "verify",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archc.cli.console import note, print_json
-from archc.cli.options import Dims, File, Json, Seed, Set, keep, open_model, register
+from archc.cli.options import Dims, File, Json, Seed, Set, Weights, keep, open_model, register
 from archc.ir.diagnostics import did_you_mean, fail
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ At = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    register(app, transform, passes)
+    register(app, transform, passes, symbolic)
 
 
 def transform(
@@ -202,3 +202,36 @@ def passes(
     print_table(("variant", "evaluation", "training", ""), [(v.spec, v.eval, v.train, v.why) for v in page.variants])
     if page.paper:
         print(f"\n{page.paper}")
+
+
+def symbolic(
+    file: File,
+    weights: Weights = None,
+    data: Annotated[Path | None, typer.Option(metavar="X.npz", help="inputs to look at (default: random)")] = None,
+    top: Annotated[int, typer.Option(min=1, help="so many formulas for each edge")] = 1,
+    least: Annotated[float, typer.Option(min=0, help="leave out edges that weigh less")] = 0.0,
+    seed: Seed = 0,
+    settings: Set = None,
+    dims: Dims = None,
+    as_json: Json = False,
+) -> None:
+    """Read formulas off the edges of a Kolmogorov-Arnold network: the best fits of simple functions, with their R².
+
+    Example: archc symbolic examples/kan.arch --weights kan.safetensors --least 0.05
+    """
+    from archc.cli.tables import print_table
+    from archc.facade.transform import symbolic as read_off
+    from archc.passes.kan_symbolic import table
+
+    found = read_off(open_model(file, settings, dims), weights, data=data, seed=seed, top=top, least=least)
+    if as_json:
+        print_json(table(found))
+        return
+    rows = [
+        (e.layer, f"{e.input} -> {e.output}", f"{e.weight:.3g}", str(f), f"{f.r2:.4f}")
+        for e in found
+        for f in e.formulas
+    ]
+    print_table(("layer", "edge", "weight", "formula", "R²"), rows)
+    if not found:
+        note("there is no `kan` layer with functions on its edges")

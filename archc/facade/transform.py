@@ -24,6 +24,7 @@ from archc.passes.spec import parse_pass
 from archc.passes.transform import Found, Site
 
 if TYPE_CHECKING:
+    from archc.passes.kan_symbolic import Edge
     from archc.passes.manager import Observe
 
 SAMPLES, LENGTH = 64, 16
@@ -189,6 +190,29 @@ def plan(model: Model | Path | str, *passes: str, at: Sequence[str] | str = ()) 
                 raise
             steps.append(Step(step.spec, step.contract, False, 0.0, step.find(graph)))
     return steps
+
+
+def symbolic(
+    model: Model | Path | str,
+    weights: Given = None,
+    *,
+    data: Mapping[str, Any] | Path | str | None = None,
+    seed: int = 0,
+    top: int = 3,
+    least: float = 0.0,
+) -> list[Edge]:
+    """Formulas for the learned functions on the edges of `kan` layers, `top` for each with their R², over the range
+    that `data` (else random inputs) give an edge; none for edges that weigh less than `least`.
+
+    Raises: CompileError E0408 when data do not fit.
+    """
+    from archc.passes.kan_symbolic import symbolic as read_off
+
+    model = as_model(model)
+    inputs = None if data is None else read_data(model.graph, data)
+    wide = _wide(resolve(model.graph, weights, seed).arrays)
+    context = Context(wide, seed=seed, wide=True, observe=_observer(model.graph, inputs, seed))
+    return read_off(model.graph, context, top=top, least=least)
 
 
 def _run(passes: Sequence[Pass], graph: Graph, context: Context, dump: Dump | None = None) -> tuple[Step, ...]:

@@ -184,3 +184,12 @@ def test_passes_are_listed(archc):
     ran = archc("passes", "gluu")
     assert ran.code == 1
     assert "did you mean `glu`?" in ran.err
+
+
+def test_formulas_are_read_off_edges(archc, tmp_path):
+    net = tmp_path / "kan.arch"
+    net.write_text('arch k()\ninput x: f32[N, 2]\noutput y: f32[N, 1]\ny = x -> kan(1, base = "tanh", noise = 0)\n')
+    ran = archc("symbolic", net, "--top", 2, "--json")
+    assert [row["formulas"][0]["symbol"] for row in ran.json] == ["tanh", "tanh"]
+    assert all(row["formulas"][0]["r2"] > 0.999 > row["formulas"][1]["r2"] - 1 for row in ran.json)
+    assert "tanh" in archc("symbolic", net).out
