@@ -5,6 +5,9 @@
 
 For linear maps, and for convolutions of one geometry without groups; with a bias or without, alike in all. Exact up to
 rounding, in training too: the new weight's rows learn as the old weights would.
+
+Compiled for the CPU it pays for convolutions (0.74 and 0.88 of the time) and for large layers (0.86 for 768-2048), and
+is within two per cent for others: see `benchmarks/fuse_branches.py`. So it is there by name, and in no pipeline.
 """
 
 from __future__ import annotations
