@@ -100,7 +100,7 @@ def test_the_program_after() -> None:
     assert applied(PLAIN, "early_exit(exits = 1)").text == (
         'y = x\n    -> linear(8, name = "linear")\n    -> relu(name = "relu")\n    -> linear(8, name = "linear1")\n'
         '    -> tanh(name = "tanh")\n'
-        '    -> exit(head = linear(3, bias = false, init = "zeros", name = "exit.head.linear"), '
+        '    -> exit(head = linear(3, bias = false, init = "zeros"), '
         'rest = linear(8, name = "linear2") -> relu(name = "relu1") -> linear(3, name = "linear3"), '
         'threshold = 0.9, name = "exit")'
     )
