@@ -15,7 +15,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ACTIVATIONS = (
-    "relu", "relu", "gelu", "gelu", "silu", "silu", "sigmoid", "sigmoid", "identity", "tanh", "relu6",
+    "relu", "relu", "gelu", "gelu", "silu", "silu", "sigmoid", "sigmoid", "square", "tanh", "relu6",
     "leaky_relu(0.1)", 'gelu(approximate = "tanh")', "elu", "mish", "hardswish", "softplus",
 )  # fmt: skip
 """Those that a gated linear unit is named after are the commoner ones."""
