@@ -168,7 +168,7 @@ class _Grouped:
         p, bb, experts = self.n.p, self.n.lowerer.bb, len(self.experts)
         count, k = (s if isinstance(s, int) else _int(s) for s in self.index.ty.shape)
         most = count * k
-        if p.capacity is not None:  # at least ceil(…), in whole numbers
+        if p.capacity is not None and p.capacity * p.top_k < k:  # at least ceil(…), in whole numbers
             share = Fraction(repr(p.capacity)) * p.top_k / experts
             each = (tirx.floordiv if isinstance(count, tirx.Expr) else int.__floordiv__)(
                 count * share.numerator, share.denominator

@@ -43,6 +43,10 @@ TOGETHER = {
         "let c = x -> mean(0) -> tanh\ndef expert = fn(r) { return (r -> linear(6)) * c -> linear(6) }\n" + MOE + ")",
     ),
     "a shared one": (FLAT, FFN + MOE + ", shared = expert)"),
+    "one with no limit to speak of": (
+        FLAT,
+        FFN + MOE.replace("5", "1").replace("top_k = 2", "top_k = 1, capacity = 1.0") + ")",
+    ),
     "only one": (FLAT, FFN + MOE.replace("5", "1").replace("top_k = 2", "top_k = 1") + ")"),
 }
 APART = {
