@@ -131,7 +131,9 @@ def build(e: Editor, block: FeedForward, fitted: Fitted, up: Up, partners: Partn
     first = _resized(e, block.up, block.up.operands[0], fitted.first, partners.context, out=fitted.hidden)
     born = {"init": "zeros"} if up == "one" else {}
     params = first.params.model_copy(update={"bias": True, **born})
-    beside = partners.add(e, first, first.op, first.operands[0], "up", bias=ONES if up == "one" else None, params=params)
+    beside = partners.add(
+        e, first, first.op, first.operands[0], "up", bias=ONES if up == "one" else None, params=params
+    )
     _store(beside, fitted.up, partners.context)
     return first, beside
 

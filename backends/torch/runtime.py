@@ -190,7 +190,7 @@ def dequantised(codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, sh
     rows = codes.flatten(1)
     if bits == 4:
         rows = torch.stack((rows << 4 >> 4, rows >> 4), -1).flatten(1)[:, : math.prod(shape[1:])]
-    runs = rows.to(scale.dtype).unflatten(1, (scale[0].numel(), -1))
+    runs = torch.unflatten(rows.to(scale.dtype), 1, (scale[0].numel(), -1))
     if zero is not None:
         runs = runs - zero.view(*runs.shape[:2], 1)
     return (runs * scale.view(*runs.shape[:2], 1)).reshape(shape)

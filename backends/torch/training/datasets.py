@@ -143,7 +143,8 @@ def compose(digit: Array, config: HardDigitsConfig, number: int) -> Array:
     weights = np.maximum(0, 1 - np.abs(centres[..., None] - np.arange(8)))  # (copies, 2, size, 8)
     canvas = contrast * (weights[:, 0] @ digit @ weights[:, 1].swapaxes(1, 2))
     canvas = canvas + config.noise * rng.standard_normal(canvas.shape)
-    return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8)[:, None]
+    pixels: Array = np.rint(255 * canvas.clip(0, 1)).astype(np.uint8)[:, None]
+    return pixels
 
 
 def hard_digits(config: HardDigitsConfig) -> Task:
