@@ -148,13 +148,23 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
         else:
             allowed = [*regions, *fields, *operand_names, "name"]
             raise _unknown(op.name, key, allowed, argument)
-    for role in weights:  # giving a bias says that there is one
+    for role in weights:  # giving a bias says that there is one, where there would be none
         for switch in (op.weights[role].when, role):
-            if switch in fields and written_fields(op.params)[switch].annotation in (bool, bool | None):
+            kind = written_fields(op.params)[switch].annotation if switch in fields else None
+            if kind is bool or (kind == bool | None and not _has_weight(op, role, params)):
                 params.setdefault(switch, Argument(True, arguments.span))
     late = any(weight.tied for weight in op.weights.values())
     checked = None if late else validate(op, params, arguments.span)
     return OpArguments(checked, tuple(operands), named, weights, bodies, name, name_span, params)
+
+
+def _has_weight(op: OpDef[Any], role: str, given: Mapping[str, Argument]) -> bool:
+    """Would a call with these parameters have the weight?"""
+    when = op.weights[role].when
+    try:
+        return when is None or bool(getattr(op.params(**{key: a.value for key, a in given.items()}), when))
+    except ValidationError:  # told where the parameters are checked
+        return False
 
 
 def positional_order(op: OpDef[Any]) -> list[str]:

@@ -143,18 +143,19 @@ class _Printer:
             if name.endswith("?") and not getattr(node.params, name[:-1], False):
                 continue
             if name.startswith("*"):
-                bodies = [self.region(node, graphs.pop(0), known) for _ in range(starred)]
+                bodies = [self.region(node, graphs.pop(0), known, f"{name[1:]}.{i}") for i in range(starred)]
                 alike = starred > 1 and len(set(bodies)) == 1  # with names that differ they would not be
                 parts.append(
                     f"{name[1:]} = copies({starred}, {bodies[0]})" if alike else f"{name[1:]} = [{', '.join(bodies)}]"
                 )
             else:
-                parts.append(f"{name.removesuffix('?')} = {self.region(node, graphs.pop(0), known)}")
+                word = name.removesuffix("?")
+                parts.append(f"{word} = {self.region(node, graphs.pop(0), known, word)}")
         return parts
 
-    def region(self, node: Node, region: Graph, known: Mapping[str, Expr]) -> str:
+    def region(self, node: Node, region: Graph, known: Mapping[str, Expr], place: str) -> str:
         """A region as the chain of modules that it is, else as a `fn`. Captures are called by their outer names."""
-        if (chain := self.chain(region, node, known)) is not None:
+        if (chain := self.chain(region, node, known, place)) is not None:
             return chain
         formals = region.inputs[: len(region.inputs) - node.captures]
         for inner, outer in zip(region.inputs[len(formals) :], node.captured, strict=True):
@@ -173,7 +174,7 @@ class _Printer:
         parameters = ", ".join(self.names[v] for v in formals)
         return f"fn({parameters}) {{\n" + "\n".join(_indented(line) for line in lines) + "\n}"
 
-    def chain(self, region: Graph, node: Node, known: Mapping[str, Expr]) -> str | None:
+    def chain(self, region: Graph, node: Node, known: Mapping[str, Expr], place: str) -> str | None:
         """A region that feeds its formal through one node after the other: `linear(64) -> gelu -> linear(16)`."""
         nodes = region.nodes
         formal = region.inputs[0] if region.inputs else None
@@ -184,7 +185,7 @@ class _Printer:
             return None
         if any(n.regions or _names_sizes(n.params) for n in nodes):  # only a `fn` can name the sizes of its formal
             return None
-        named = [n.name for n in nodes] != _usual_names(f"{node.name}.{region.name}", nodes)
+        named = [n.name for n in nodes] != _usual_names(f"{node.name}.{place}", nodes)
         return " -> ".join(self.call(n, (), known, named) for n in nodes)
 
     # Weights

@@ -51,6 +51,8 @@ COUNTED = [
     ("x -> conv(8, 3, padding = 1, groups = 2)", IMAGE, 2 * 2 * 8 * 64 * 2 * 9),
     ("x -> conv(8, 3, stride = 2, padding = 1)", IMAGE, 2 * 2 * 8 * 16 * 4 * 9),
     ("x -> conv_transpose(3, 2, stride = 2)", IMAGE, 2 * 512 * 3 * 4),
+    ("x -> quantized_linear(7, bits = 4)", TOKENS, 2 * 10 * 6 * 7),
+    ("x -> quantized_conv(8, 3, padding = 1)", IMAGE, 2 * 2 * 8 * 64 * 4 * 9),
     ("matmul(x, y)", ("f32[2, 6]", "f32[6, 3]"), 2 * 2 * 6 * 3),
     ('einsum("ij,jk->ik")(x, y)', ("f32[2, 3]", "f32[3, 5]"), 2 * 2 * 3 * 5),
     ('einsum("ij,jk,kl->il")(x, y, z)', ("f32[2, 3]", "f32[3, 5]", "f32[5, 7]"), 2 * 2 * 3 * 5 + 2 * 2 * 5 * 7),
