@@ -150,7 +150,9 @@ def bind_op(op: OpDef[Any], arguments: Arguments, is_weight: Any = lambda value:
             raise _unknown(op.name, key, allowed, argument)
     for role in weights:  # giving a bias says that there is one, where there would be none
         for switch in (op.weights[role].when, role):
-            kind = written_fields(op.params)[switch].annotation if switch in fields else None
+            if switch not in fields:
+                continue
+            kind = written_fields(op.params)[switch].annotation
             if kind is bool or (kind == bool | None and not _has_weight(op, role, params)):
                 params.setdefault(switch, Argument(True, arguments.span))
     late = any(weight.tied for weight in op.weights.values())
@@ -358,6 +360,10 @@ def in_words(annotation: Any) -> str:
         return "a size"
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        inner = get_args(args[0]) if get_origin(args[0]) in (Union, types.UnionType) else ()
+        if type(None) in inner:  # bounds are of what is not `none`
+            given = " or ".join(in_words(a) for a in inner if a is not type(None))
+            return f"{_bounded(given, args[1:])} or `none`"
         return _bounded(in_words(args[0]), args[1:])
     if origin in (Union, types.UnionType):
         words = list(dict.fromkeys(in_words(a) for a in args if a is not Expr))
