@@ -13,9 +13,10 @@ from archc.ir.types import TensorType
 def structurally_equal(a: Graph, b: Graph) -> str | None:
     """The first difference between two networks in words, or None when there is none.
 
-    Compared are ports, ops, parameters, operands, names of nodes and weights, types, initial values, which weights are
-    shared, and regions. Not compared are spans, the names of values and of symbols (but they must differ and recur
-    alike), and the order in which a node lists its captures: a capture is the outer value that it stands for.
+    Compared are ports, ops, parameters (one that is left open equals what the op spells it out as), operands, names of
+    nodes and weights, types, initial values, which weights are shared, and regions. Not compared are spans, the names
+    of values and of symbols (but they must differ and recur alike), and the order in which a node lists its captures: a
+    capture is the outer value that it stands for.
 
     >>> from archc.ir.types import TensorType
     >>> a, b = Graph("a"), Graph("b")
@@ -71,6 +72,8 @@ class _Comparison:
         self.need(a.op is b.op, f"{a.name}: {a.op.name} and {b.op.name}")
         for name in type(a.params).model_fields:
             x, y = getattr(a.params, name), getattr(b.params, name)
+            if (x is None) is not (y is None):  # left open here and spelled out there: the same where the op says so
+                x, y = _spelled(a, name, x), _spelled(b, name, y)
             self.need(self.same(x, y), f"{a.name}: {name} is {x!r} and {y!r}")
         self.operands(f"the operands of {a.name}", a.operands, b.operands)
         self.need(a.weights.keys() == b.weights.keys(), f"{a.name}: weights {[*a.weights]} and {[*b.weights]}")
@@ -129,3 +132,8 @@ class _Comparison:
 
 
 __all__ = ["structurally_equal"]
+
+
+def _spelled(node: Node, name: str, value: Any) -> Any:
+    """A parameter as its op spells it out, or the value that it has."""
+    return node.op.spelled(node.call, node.bound).get(name, value) if node.op.spelled is not None else value
