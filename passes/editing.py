@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from archc.grammar.regions import fresh_name
 from archc.ir.dims import Dim, Expr, substitute, symbol
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.op import OpDef, Params
@@ -42,23 +43,20 @@ class Editor:
     New nodes are called `prefix.NAME` (by default beside `origin`: in its scope), with a number where that is taken.
     """
 
-    def __init__(self, root: Graph, graph: Graph, origin: Node, prefix: str | None = None) -> None:
+    def __init__(
+        self, root: Graph, graph: Graph, origin: Node, prefix: str | None = None, taken: set[str] | None = None
+    ) -> None:
         self.root, self.graph, self.origin = root, graph, origin
         self.prefix = scope_of(origin.name) if prefix is None else prefix
-        self._taken: set[str] = {n.name for n in root.walk()} | set(root.parameters())
+        self._taken = {n.name for n in root.walk()} | set(root.parameters()) if taken is None else taken
 
     def inside(self, graph: Graph, prefix: str) -> Editor:
         """An editor of another graph, a region in the making say, that shares the names taken."""
-        other = object.__new__(Editor)
-        other.root, other.graph, other.origin, other.prefix = self.root, graph, self.origin, prefix
-        other._taken = self._taken
-        return other
+        return Editor(self.root, graph, self.origin, prefix, self._taken)
 
     def beside(self, graph: Graph, origin: Node) -> Editor:
         """An editor for another site that shares the names taken: for many sites, as a new one looks at all names."""
-        other = self.inside(graph, scope_of(origin.name))
-        other.origin = origin
-        return other
+        return Editor(self.root, graph, origin, taken=self._taken)
 
     def name(self, base: str) -> str:
         """A free name in the editor's scope."""
@@ -158,11 +156,7 @@ class Editor:
     def symbol(self, base: str = "Rows") -> Dim:
         """A symbol that the network does not use: the number of rows that reach a region."""
         taken = {s for g in self.root.graphs() for v in g.inputs for s in v.type.symbols}
-        name, count = base, 0
-        while name in taken:
-            count += 1
-            name = f"{base}{count}"
-        return symbol(name)
+        return symbol(fresh_name(base, taken))
 
 
 def scope_of(name: str) -> str:

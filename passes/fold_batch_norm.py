@@ -24,7 +24,8 @@ from archc.ir.graph import Graph, Node
 from archc.ir.ops.convolution import CONV, CONV_TRANSPOSE, conv_geometry
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.norm import BATCH_NORM, NORM
-from archc.passes.layers import Rewiring, owns_weights, parameter_users, weight, with_values
+from archc.passes.blocks import users_of
+from archc.passes.layers import Rewiring, owns_weights, weight, with_values
 from archc.passes.manager import Context, Pass, Weights
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def fold_batch_norm(graph: Graph, context: Context) -> bool:
     """
     if context.training or context.weights is None:
         return False
-    users = parameter_users(graph)
+    users = users_of(graph)
     changed = False
     for region in list(graph.graphs()):
         edit = Rewiring(region, context.weights)

@@ -18,7 +18,8 @@ from archc.ir.graph import Graph, Node
 from archc.ir.ops.convolution import CONV
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.pieces import SPLIT
-from archc.passes.layers import Rewiring, owns_weights, parameter_users, with_values
+from archc.passes.blocks import users_of
+from archc.passes.layers import Rewiring, owns_weights, with_values
 from archc.passes.manager import Context, Pass
 
 
@@ -26,7 +27,7 @@ def fuse_branches(graph: Graph, context: Context) -> bool:
     """Fuse layers that read the same tensor, where their weights are their own. `context.weights` must be given."""
     if context.weights is None:
         return False
-    users = parameter_users(graph)
+    users = users_of(graph)
     names = {node.name for node in graph.walk()}
     changed = False
     for region in list(graph.graphs()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,9 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[np.generic]]
 
 
-def parameter_users(graph: Graph) -> Counter[Parameter]:
-    """How many nodes use each parameter, in regions too."""
-    return Counter(p for node in graph.walk() for p in node.weights.values())
-
-
-def owns_weights(node: Node, users: Mapping[Parameter, int]) -> bool:
-    """Is every weight of the node its own? (One that nobody has counted is new.)"""
-    return all(users.get(p, 1) == 1 for p in node.weights.values())
+def owns_weights(node: Node, users: Mapping[str, int]) -> bool:
+    """Is every weight of the node its own, by what `users_of` has counted? (One that it has not is new.)"""
+    return all(users.get(p.name, 1) == 1 for p in node.weights.values())
 
 
 def weight(node: Node, role: str, weights: Weights) -> Array | None:

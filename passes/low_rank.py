@@ -170,11 +170,12 @@ def _cut(layer: Node, graph: Graph, options: LowRankOptions, context: Context, x
     rows, columns = _shape(layer)
     matrix = weights_or_initial(context, layer.weights["weight"]).reshape(rows, columns)
     read = None if x is None else rows_read(layer, x)[:, 0]
-    root = np.eye(columns) if read is None else _moments(read)
-    left, values, right = np.linalg.svd(matrix @ root, full_matrices=False)
+    root = None if read is None else _moments(read)  # None: all inputs weigh alike
+    left, values, right = np.linalg.svd(matrix if root is None else matrix @ root, full_matrices=False)
     rank = options.cut(rows, columns) or _enough(values, options.share)
     half = np.sqrt(values[:rank])
-    narrow = np.linalg.solve(root.T, (half[:, None] * right[:rank]).T).T
+    narrow = half[:, None] * right[:rank]
+    narrow = narrow if root is None else np.linalg.solve(root.T, narrow.T).T
     wide = left[:, :rank] * half
     wrong = wide @ narrow - matrix
     at_output = None if read is None else relative(wrong @ read.T, matrix @ read.T)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from archc.ir.cost import contraction_flops, node_flops
 from archc.ir.dims import lower_bound, total
-from archc.ir.graph import Graph, Node, Parameter
+from archc.ir.graph import Graph, Node
 from archc.ir.op import Call, Params, bind
 from archc.ir.ops.convolution import CONV, conv_geometry
 from archc.ir.ops.linear import LINEAR
-from archc.passes.layers import Rewiring, owns_weights, parameter_users, weight, with_values
+from archc.passes.blocks import users_of
+from archc.passes.layers import Rewiring, owns_weights, weight, with_values
 from archc.passes.manager import Context, Pass, Weights
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def merge_layers(graph: Graph, context: Context) -> bool:
     """Merge layers whose weights are their own, chains of them into one. `context.weights` must be given."""
     if context.training or context.weights is None:
         return False
-    users = parameter_users(graph)
+    users = users_of(graph)
     changed = False
     for region in list(graph.graphs()):
         edit = Rewiring(region, context.weights)
@@ -46,7 +47,7 @@ def merge_layers(graph: Graph, context: Context) -> bool:
     return changed
 
 
-def _before(graph: Graph, layer: Node, users: Mapping[Parameter, int]) -> Node | None:
+def _before(graph: Graph, layer: Node, users: Mapping[str, int]) -> Node | None:
     """The layer of the same kind that this one alone reads."""
     first = layer.operands[0].producer
     if first is None or first.op is not layer.op or graph.use_count(first.output) != 1:

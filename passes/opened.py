@@ -6,6 +6,7 @@ from archc.ir.graph import Graph, GraphBuilder, Node
 from archc.ir.ops.attention import ATTENTION, SCALED_DOT_PRODUCT
 from archc.ir.ops.linear import LINEAR
 from archc.passes.editing import Editor
+from archc.passes.rewrite import rename
 
 
 def open_attention(graph: Graph, attention: Node, editor: Editor) -> dict[str, Node]:
@@ -27,12 +28,6 @@ def open_attention(graph: Graph, attention: Node, editor: Editor) -> dict[str, N
             parts["product"] = node
     called = {node: role for role, node in parts.items()}
     for node in made:
-        _rename(node, editor.free(f"{attention.name}.{called.get(node, node.op.name)}"))
+        rename(node, editor.free(f"{attention.name}.{called.get(node, node.op.name)}"))
     attention.output.replace_all_uses(result, graph)
     return parts
-
-
-def _rename(node: Node, name: str) -> None:
-    node.name = name
-    for i, output in enumerate(node.outputs):
-        output.name = name if i == 0 else f"{name}.{i}"

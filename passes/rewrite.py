@@ -50,16 +50,17 @@ def _rewrite_region(graph: Graph, rule: Rule, names: set[str]) -> bool:
 def _name(made: Sequence[Node], name: str, result: Value, names: set[str]) -> None:
     for node in made:
         if node is result.producer and result.index == 0:
-            _rename(node, name)
+            rename(node, name)
             continue
         base, count = node.name, 1
         while node.name in names:
-            _rename(node, f"{base}_{count}")
+            rename(node, f"{base}_{count}")
             count += 1
         names.add(node.name)
 
 
-def _rename(node: Node, name: str) -> None:
+def rename(node: Node, name: str) -> None:
+    """Give a node another name, and its results theirs."""
     node.name = name
     for i, output in enumerate(node.outputs):
         output.name = name if i == 0 else f"{name}.{i}"
