@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from skip_latency import clock
 
 from archc.backends.inputs import random_inputs
 from archc.facade.compile import compile as compile_model
@@ -61,17 +60,6 @@ def checked(model: Model, weights: dict[str, Any], threads: int) -> Any:
     error = float(np.abs(found - judged.numpy()).max() / np.abs(judged.numpy()).max())
     assert error < 1e-4, f"{model.graph.name}: outputs are off by {error}"
     return lambda: artifact.run(inputs)
-
-
-def clock(run: Callable[[], object], seconds: float) -> float:
-    """Milliseconds of one run: the median over as many as fit."""
-    taken: list[float] = []
-    until = time.perf_counter() + seconds
-    while not taken or time.perf_counter() < until:
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken)) * 1e3
 
 
 def measure(net: str, specs: list[str], threads: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
