@@ -71,27 +71,42 @@ def gemm_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.PrimF
         block = out.bind("block", tirx.floordiv(task, divisor_of(row_blocks)))
         matrix = out.view(x, [rows, depth])
 
-        def tile(height: int) -> None:
-            exact = known is not None and known % height == 0
-            at = [first + r if exact else out.bind("row", tirx.min(first + r, rows - 1)) for r in range(height)]
-            sums = folded_sums(
-                out, height, columns, depth, machine, lambda r, k, c: matrix[at[r], k] * packed[block, k, c]
-            )
-            last = n - (blocks - 1) * columns
-            epilogue.store(
-                sums,
-                place=lambda r: first + r,
-                valid=lambda r: None if exact else first + r < rows,
-                first_column=block * columns,
-                columns=last,
-                spare=None if last == columns else n - block * columns,
+        def sums(at: Sequence[Expr]) -> Tile:
+            return folded_sums(
+                out, len(at), columns, depth, machine, lambda r, k, c: matrix[at[r], k] * packed[block, k, c]
             )
 
-        if known is not None:
-            tile(height)
-        else:
-            by_height(out, rows - first, height, tile)
+        store_rows(out, epilogue, sums, rows, first, height, n, columns, block)
     return program.rewritten(out.finish())
+
+
+def store_rows(
+    out: Emitter, epilogue: Epilogue, sums: Callable[[Sequence[Expr]], Tile],
+    rows: Expr, first: Expr, height: int, n: int, columns: int, block: Expr,
+) -> None:  # fmt: skip
+    """Make and store a tile: `height` rows from `first` on, as many as there are, by one block of the `n` columns.
+
+    `sums(at)` is the tile of the rows `at`; those beyond the last row are the last row again, and not stored.
+    """
+    known = as_int(rows)
+    last = n - (ceil_div(n, columns) - 1) * columns
+
+    def tile(height: int) -> None:
+        exact = known is not None and known % height == 0
+        at = [first + r if exact else out.bind("row", tirx.min(first + r, rows - 1)) for r in range(height)]
+        epilogue.store(
+            sums(at),
+            place=lambda r: first + r,
+            valid=lambda r: None if exact else first + r < rows,
+            first_column=block * columns,
+            columns=last,
+            spare=None if last == columns else n - block * columns,
+        )
+
+    if known is not None:
+        tile(height)
+    else:
+        by_height(out, rows - first, height, tile)
 
 
 def folded_sums(

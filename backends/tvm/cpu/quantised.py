@@ -19,7 +19,7 @@ import tvm_ffi
 from tvm import ir, relax, te, tirx
 
 from archc.backends.tvm.cpu.emit import Emitter, as_int, ceil_div, product
-from archc.backends.tvm.cpu.gemm import by_height, pack_columns
+from archc.backends.tvm.cpu.gemm import pack_columns, store_rows
 from archc.backends.tvm.cpu.loops import Machine
 from archc.backends.tvm.cpu.program import Program, Stage
 from archc.backends.tvm.cpu.tile import Epilogue, Tile, column_block, row_block
@@ -153,24 +153,7 @@ def codes_kernel(program: Program, anchor: Stage, machine: Machine) -> tirx.Prim
         def run_down(sums: Callable[[Sequence[Expr]], Tile]) -> None:
             with out.loop(ceil_div(rows, height), name="rows") as step:
                 first = out.bind("first", step * height)
-
-                def tile(height: int) -> None:
-                    exact = known is not None and known % height == 0
-                    at = [first + r if exact else out.bind("row", tirx.min(first + r, rows - 1)) for r in range(height)]
-                    last = n - (blocks - 1) * columns
-                    epilogue.store(
-                        sums(at),
-                        place=lambda r: first + r,
-                        valid=lambda r: None if exact else first + r < rows,
-                        first_column=block * columns,
-                        columns=last,
-                        spare=None if last == columns else n - block * columns,
-                    )
-
-                if known is not None:
-                    tile(height)
-                else:
-                    by_height(out, rows - first, height, tile)
+                store_rows(out, epilogue, sums, rows, first, height, n, columns, block)
 
         def by_codes() -> None:
             run_down(lambda at: matrix.sums(out, x, at, block))
