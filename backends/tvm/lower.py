@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - tells numpy of bfloat16
 import numpy as np
 import tvm
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class TvmNode:
 
     def const(self, value: Any, dtype: str | None = None) -> Expr:
         """A constant of the result's dtype (or `dtype`)."""
-        return self.lowerer.constant(np.asarray(value).astype(numpy_dtype(dtype or self.dtype)))
+        return self.lowerer.constant(np.asarray(value).astype(dtype or self.dtype))
 
     def emit(self, expr: Expr) -> Expr:
         """Name an expression, so that it is computed once."""
@@ -106,16 +107,6 @@ class TvmNode:
         ordered = self.emit(op.greater_equal(x, self.const(float("-inf"), dtype)))
         number = self.emit(op.where(ordered, self.const(0, "int8"), self.const(1, "int8")))
         return op.equal(number, self.const(1, "int8"))
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """A dtype by its numpy name; `bfloat16` too."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    import ml_dtypes
-
-    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return found
 
 
 Lower = Callable[[TvmNode], Any]

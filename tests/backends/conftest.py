@@ -21,6 +21,18 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session")
+def cuda_compiler() -> None:
+    """Skips a test where neither nvcc nor nvrtc is."""
+    from archc.backends.tvm.cuda import find_cuda_compiler
+    from archc.ir.diagnostics import CompileError
+
+    try:
+        find_cuda_compiler()
+    except CompileError:
+        pytest.skip("neither nvcc nor nvrtc is here")
+
+
 def mlp_weights(sizes: tuple[int, ...] = (64, 128, 10), seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(seed)
     return [

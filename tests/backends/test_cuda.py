@@ -32,15 +32,7 @@ from archc.ir.diagnostics import CompileError
 PROBE = 'extern "C" __global__ void probe(float* x) { x[threadIdx.x] += 1.0f; }'
 
 
-def have_compiler() -> bool:
-    try:
-        find_cuda_compiler()
-    except CompileError:
-        return False
-    return True
-
-
-needs_compiler = pytest.mark.skipif(not have_compiler(), reason="neither nvcc nor nvrtc is here")
+needs_compiler = pytest.mark.usefixtures("cuda_compiler")
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +113,9 @@ def test_no_compiler_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nvrtc_makes_the_same_kind_of_binary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHC_CUDA_COMPILER", "nvrtc")
-    if not have_compiler():
+    try:
+        find_cuda_compiler()
+    except CompileError:
         pytest.skip("nvrtc is not installed")
     code = f"""
 from archc.backends.tvm.cuda import compile_source, fatbin_images, find_cuda_compiler

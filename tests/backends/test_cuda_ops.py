@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "reference"))
 from cases import Case
 from harness import all_cases, build, weights
 
-from archc.backends.tvm.cuda import build_cuda, demand_static, find_cuda_compiler
+from archc.backends.tvm.cuda import build_cuda, demand_static
 from archc.backends.tvm.targets import parse_target
 from archc.ir.diagnostics import CompileError
 from archc.ir.op import REGISTRY
@@ -25,15 +25,7 @@ FEW = ("linear", "conv", "softmax", "max_pool", "top_k", "moe", "cumsum")
 GROUP = 16
 
 
-def have_compiler() -> bool:
-    try:
-        find_cuda_compiler()
-    except CompileError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not have_compiler(), reason="neither nvcc nor nvrtc is here")
+pytestmark = pytest.mark.usefixtures("cuda_compiler")
 
 
 def problem(cases: list[Case]) -> str | None:
