@@ -360,7 +360,8 @@ class Expressions(Emitter):
     def _repeat(self, expr: Repeat, env: Env, at: Place) -> Any:
         return repeat(self.elaborator, expr, env, at)
 
-    def _choice(self, expr: Choose | Range, env: Env, at: Place) -> Any:
+    def choice(self, expr: Choose | Range, env: Env, at: Place) -> Any:
+        """The value of an inline choice: none in an `arch`. `choices.Drawer` draws it."""
         if self.choices_open:
             return POISON
         word = "choose" if isinstance(expr, Choose) else "range"
@@ -470,6 +471,6 @@ _EVALUATE: dict[type, Callable[[Expressions, Any, Env, Place], Any]] = {
     Pipe: Expressions._pipe,
     Fn: Expressions._fn,
     Repeat: Expressions._repeat,
-    Choose: Expressions._choice,
-    Range: Expressions._choice,
+    Choose: lambda self, expr, env, at: self.choice(expr, env, at),
+    Range: lambda self, expr, env, at: self.choice(expr, env, at),
 }

@@ -39,7 +39,7 @@ def load(
 
     Raises: CompileError with every mistake found.
     """
-    with _room_to_recurse():
+    with room_to_recurse():
         return Program(parse_file(path, limits), values, dims, limits).elaborate()
 
 
@@ -51,7 +51,7 @@ def loads(
     file: str = "<text>",
 ) -> Graph:
     """The graph of an architecture's text; see `load`. It can import from the standard library only."""
-    with _room_to_recurse():
+    with room_to_recurse():
         return Program(parse(text, file, limits), values, dims, limits).elaborate()
 
 
@@ -91,7 +91,19 @@ def _checked(
         if not isinstance(error, Malformed) or error.rest is None:
             return error.diagnostics
         syntax, lost, wrong = error.rest, error.lost, error.diagnostics
-    with _room_to_recurse():
+    return checked(syntax, values, dims, limits, lost, wrong)
+
+
+def checked(
+    syntax: Syntax,
+    values: Mapping[str, Any] | None,
+    dims: Mapping[str, int] | None,
+    limits: Limits,
+    lost: frozenset[str] = frozenset(),
+    wrong: tuple[Diagnostic, ...] = (),
+) -> tuple[Diagnostic, ...]:
+    """All mistakes and warnings in a parsed file, with those of its syntax (`wrong`), which `lost` some statements."""
+    with room_to_recurse():
         program = Program(syntax, values, dims, limits)
         program.lost = lost
         with suppress(TooManyMistakes):
@@ -105,7 +117,7 @@ def _checked(
 
 
 @contextmanager
-def _room_to_recurse() -> Iterator[None]:
+def room_to_recurse() -> Iterator[None]:
     """Python's recursion limit raised so far that ours (`MAX_DEPTH`) is met first: some frames for each of our levels.
 
     The collector of cycles pauses, too: a graph under construction has no garbage, and looking for it again and again
