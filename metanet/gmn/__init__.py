@@ -1,0 +1,1 @@
+"""Graph metanetworks: networks that take the weights of other networks in, as neuron graphs."""
