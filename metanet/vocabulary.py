@@ -44,8 +44,8 @@ MAX_AXES = 8
 AXIS_FIELDS = frozenset({"axis", "a", "b"})
 """Fields that name axes: a column for each axis."""
 
-INPUT, OUTPUT, FORMAL = "%input", "%output", "%formal"
-"""Nodes of a parameter graph that are no op: an input and an output of the network, an input of a region."""
+NONE, INPUT, OUTPUT, FORMAL = "%none", "%input", "%output", "%formal"
+"""What is no op: nothing (place 0, for filling), an input and an output of the network, an input of a region."""
 
 Pairs = tuple[tuple[str, float], ...]
 
@@ -113,7 +113,7 @@ def _vocabulary(names: tuple[str, ...]) -> Vocabulary:
     ops = [REGISTRY[name] for name in names]
     roles = {role for op in ops for role in op.weights}
     columns = {column for op in ops for column in op_columns(op)}
-    return Vocabulary((INPUT, OUTPUT, FORMAL, *names), tuple(sorted(roles)), tuple(sorted(columns)))
+    return Vocabulary((NONE, INPUT, OUTPUT, FORMAL, *names), tuple(sorted(roles)), tuple(sorted(columns)))
 
 
 def op_columns(op: OpDef[Any]) -> Iterator[str]:
