@@ -13,7 +13,7 @@ The claim is checked numerically by `archc.metanet.symmetry`: a random element o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from archc.ir.diagnostics import Span
@@ -23,13 +23,23 @@ from archc.ir.signature import Axis, Letter, Rest, Signature, Size, Sum, Tensor,
 from archc.ir.signature import Product as ProductPattern
 
 
+REPLICAS = {"moe": "expert", "stack": "count"}
+"""Letters that an op pins only because their elements are different regions or operands, which may be alike."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Why an axis cannot be permuted: the op that knows its order, and where it stands."""
+    """Why an axis cannot be permuted: the op that knows its order, and where it stands.
+
+    `only` marks a pin by an op whose replicas may be alike; where they are, they may be exchanged with the axis (see
+    `archc.ir.replicas`).
+    """
 
     reason: str
     node: str = ""
+    op: str = ""
     span: Span | None = None
+    only: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -102,19 +112,43 @@ class PinnedAxis:
     pin: Pin
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Exchange:
+    """Replicas that may change places as wholes: alike experts, or alike branches that are merged.
+
+    replicas  the parameters of each that it has for itself, in step
+    axis      the axis that goes along, if any: each replica has its position there, or (of a sum) its part
+    places    these positions or parts
+    """
+
+    index: int
+    kind: Literal["experts", "branches"]
+    node: Node
+    replicas: tuple[tuple[Parameter, ...], ...]
+    axis: AxisVar | None = None
+    places: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many replicas there are: they may be put in `size!` orders."""
+        return len(self.replicas)
+
+
 @dataclass(slots=True, eq=False)
 class Axes:
     """The axis structure of a graph: `parameters` and `values` give the variable of each axis, `letters` those of the
-    letters of each node's signature."""
+    letters of each node's signature. `exchanges` are filled by `archc.ir.replicas`, which passes over axes do not
+    need."""
 
     parameters: dict[Parameter, tuple[AxisVar, ...]] = field(default_factory=dict)
     values: dict[Value, tuple[AxisVar, ...]] = field(default_factory=dict)
     letters: dict[Node, Mapping[str, tuple[AxisVar, ...]]] = field(default_factory=dict)
     classes: tuple[AxisClass, ...] = ()
     pinned: tuple[PinnedAxis, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
 
 
-def derive_axes(graph: Graph) -> Axes:
+def derive_axes(graph: Graph, distribute: bool = False) -> Axes:
     """The axis classes of a graph, by unification over its nodes and regions."""
     derivation = _Derivation()
     derivation.graph(graph)
@@ -315,7 +349,8 @@ class _Scope:
         return self.node.bound.size(axis)
 
     def _why(self, letter: str) -> Pin:
-        return Pin(f"`{self.node.op.name}` knows the order of `{letter}`", self.node.name, self.node.span)
+        node, op = self.node, self.node.op.name
+        return Pin(f"`{op}` knows the order of `{letter}`", node.name, op, node.span, REPLICAS.get(op) == letter)
 
 
 def _mixed(signature: Signature) -> set[str]:
@@ -326,7 +361,10 @@ def _mixed(signature: Signature) -> set[str]:
 def _pin(var: AxisVar, pin: Pin) -> None:
     var = var.find()
     if var.kind == "leaf":
-        var.pin = var.pin or pin
+        if var.pin is None or (var.pin.only and not pin.only):
+            var.pin = pin
+        elif var.pin.only and pin.node != var.pin.node:  # two that would each have to exchange theirs
+            var.pin = replace(pin, only=False)
     else:
         for part in var.parts:
             _pin(part, pin)

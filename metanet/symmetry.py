@@ -1,35 +1,84 @@
 """The permutation group of a network: sampled, applied to weights, and certified numerically.
 
-The group comes from `archc.ir.axes`. An element is a permutation for each free axis class (one for each element of the
-axes that index it). Applied to the weights it must not move the function: `certify` checks that in float64 on
-random weights and inputs, together with a negative control that must move it.
+The group comes from `archc.ir.axes` (classes of axes), `archc.ir.replicas` (alike experts and branches) and
+`archc.ir.whole` (axes that were cut for nothing). An element is a permutation for each free axis class (one for each
+element of the axes that index it), and an order for each set of replicas. Applied to the weights it must not move the
+function: `certify` checks that in float64 on random weights and inputs, together with a negative control that must
+move it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from archc.ir.axes import Axes, AxisClass, AxisVar, derive_axes
-from archc.ir.graph import Graph, Parameter
+from archc.ir.axes import Axes, AxisClass, AxisVar, Exchange, derive_axes
+from archc.ir.graph import Graph
+from archc.ir.replicas import find_replicas
+from archc.ir.whole import mend
+from archc.metanet.running import Runner, change, conditional, has_large_images, random_weights, with_small_images
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+__all__ = ["Certificate", "Element", "apply", "certify", "group", "order", "random_weights", "sample"]
+
 Array = Any  # a numpy array; numpy is imported where it is needed
-Element = dict[AxisVar, "NDArray[np.intp]"]
-"""A group element: for each free leaf its permutations, shape (sizes of what indexes it…, size): old place -> new."""
+Element = dict[AxisVar | Exchange, "NDArray[np.intp]"]
+"""A group element: for each free leaf its permutations, shape (sizes of what indexes it…, size), and for each exchange
+one of its replicas: old place -> new."""
 
 TOLERANCE = 1e-12
 CONTROL = 1e-6
 
 
+def group(graph: Graph) -> Axes:
+    """The axis classes and exchanges that generate the permutation group of a network's weights.
+
+    >>> from archc.grammar.load import loads
+    >>> axes = group(loads("arch a()\\ninput x: f32[N, 4]\\noutput y: f32[N, 3]\\ny = x -> linear(8) -> relu -> linear(3)"))
+    >>> [(c.size, [m.parameter for m in c.members]) for c in axes.classes]
+    [(8, ['linear.weight', 'linear.bias', 'linear1.weight'])]
+    """
+    axes = derive_axes(graph, distribute=True)
+    mend(graph, axes)
+    axes.exchanges = find_replicas(graph, axes)
+    return axes
+
+
+def order(axes: Axes) -> Counter[int]:
+    """The order of the group as a product of factorials: {n: k} means (n!)^k.
+
+    >>> from archc.grammar.load import loads
+    >>> order(group(loads("arch a()\\ninput x: f32[N, 4]\\noutput y: f32[N, 3]\\ny = x -> linear(8) -> linear(3)")))
+    Counter({8: 1})
+    """
+    factors = Counter[int]()
+    for cls in axes.classes:
+        factors[cls.size] += cls.copies
+    for exchange in axes.exchanges:
+        factors[exchange.size] += 1
+    return factors
+
+
+def exact_order(axes: Axes) -> int:
+    """The number of group elements."""
+    return math.prod(math.factorial(n) ** k for n, k in order(axes).items())
+
+
 def log10_order(axes: Axes) -> float:
     """The decimal logarithm of the number of group elements."""
-    return sum(c.copies * math.lgamma(c.size + 1) for c in axes.classes) / math.log(10)
+    return sum(k * math.lgamma(n + 1) for n, k in order(axes).items()) / math.log(10)
+
+
+def order_text(axes: Axes) -> str:
+    """The order as it is printed: `64!^12 · 8!`, largest first; `1` for the trivial group."""
+    factors = sorted(order(axes).items(), reverse=True)
+    return " · ".join(f"{n}!" + (f"^{k}" if k > 1 else "") for n, k in factors) or "1"
 
 
 def sample(axes: Axes, seed: int) -> Element:
@@ -41,53 +90,112 @@ def sample(axes: Axes, seed: int) -> Element:
     for cls in axes.classes:
         outer = tuple(int(str(o.size)) for o in cls.indexed_by)
         element[cls.leaf] = rng.permuted(np.broadcast_to(np.arange(cls.size), (*outer, cls.size)).copy(), axis=-1)
+    for exchange in axes.exchanges:
+        element[exchange] = rng.permutation(exchange.size)
     return element
 
 
-def rotation(cls: AxisClass) -> Element:
-    """The element that moves every place of one class by one, and no other class."""
+def rotation(cls: AxisClass | Exchange) -> Element:
+    """The element that moves every place of one class (or every replica of one exchange) by one, and nothing else."""
     import numpy as np
 
+    if isinstance(cls, Exchange):
+        return {cls: np.roll(np.arange(cls.size), 1)}
     outer = tuple(int(str(o.size)) for o in cls.indexed_by)
     return {cls.leaf: np.broadcast_to(np.roll(np.arange(cls.size), 1), (*outer, cls.size))}
 
 
+# -- the action -----------------------------------------------------------------------------------------------------
+
+
 def apply(axes: Axes, element: Element, weights: Mapping[str, Array]) -> dict[str, Array]:
-    """The weights, each axis reordered by the element. Arrays keep their shapes and dtypes."""
+    """The weights, each axis reordered by the element, then replicas exchanged. Arrays keep their shapes and dtypes;
+    those that the element does not move are the same objects."""
+    tables = {key: table for key, table in element.items() if isinstance(key, AxisVar)}
     index = {c.leaf: c.indexed_by for c in axes.classes}
-    return {
-        p.name: _permute(weights[p.name], variables, element, index) if p.name in weights else weights[p.name]
-        for p, variables in axes.parameters.items()
-    } | {name: w for name, w in weights.items() if name not in {p.name for p in axes.parameters}}
+    moved = _reordered(axes, tables, index, weights)
+    for exchange in axes.exchanges:
+        if exchange in element:
+            moved = _exchanged(axes, exchange, element[exchange], moved)
+    return moved
 
 
-def _permute(
-    weight: Array, variables: tuple[AxisVar, ...], element: Element, index: Mapping[AxisVar, tuple[AxisVar, ...]]
-) -> Array:
+Tables = Mapping[AxisVar, "NDArray[np.intp]"]
+Index = Mapping[AxisVar, tuple[AxisVar, ...]]
+
+
+def _reordered(axes: Axes, tables: Tables, index: Index, weights: Mapping[str, Array]) -> dict[str, Array]:
+    result = dict(weights)
+    for p, variables in axes.parameters.items():
+        if p.name in result and any(_moves(v.find(), tables) for v in variables):
+            result[p.name] = _permute(result[p.name], variables, tables, index)
+    return result
+
+
+def _exchanged(
+    axes: Axes, exchange: Exchange, table: NDArray[np.intp], weights: Mapping[str, Array]
+) -> dict[str, Array]:
+    import numpy as np
+
+    result = dict(weights)
+    if exchange.axis is not None:
+        count = len(exchange.axis.parts) if exchange.axis.kind == "sum" else exchange.axis.size
+        assert isinstance(count, int)
+        places, whole = np.asarray(exchange.places), np.arange(count)
+        whole[places] = places[table]
+        result = _reordered(axes, {exchange.axis: whole}, {exchange.axis: ()}, result)
+    taken = {
+        exchange.replicas[new][i].name: result[p.name]
+        for old, new in enumerate(table)
+        for i, p in enumerate(exchange.replicas[old])
+        if p.name in result
+    }
+    return result | taken
+
+
+def _moves(var: AxisVar, tables: Tables) -> bool:
+    return var in tables or (var.kind != "leaf" and any(_moves(p.find(), tables) for p in var.parts))
+
+
+def _permute(weight: Array, variables: tuple[AxisVar, ...], tables: Tables, index: Index) -> Array:
     import numpy as np
 
     rank = weight.ndim
     places = [np.arange(s).reshape([-1 if i == j else 1 for j in range(rank)]) for i, s in enumerate(weight.shape)]
+    outer = {o for key in tables for o in index.get(key, ())}
     digits: list[dict[AxisVar, Array]] = []
     for var, place in zip(variables, places, strict=True):
         digits.append({})
-        _digits(var.find(), place, digits[-1])
+        _digits(var.find(), place, digits[-1], outer)
     moved = []
     for i, (var, place) in enumerate(zip(variables, places, strict=True)):
         scope = {leaf: d for j, own in enumerate(digits) if j != i for leaf, d in own.items()} | digits[i]
-        moved.append(_image(var.find(), place, scope, element, index))
+        moved.append(_image(var.find(), place, scope, tables, index) if _moves(var.find(), tables) else place)
+    if all(m.size == s for m, s in zip(moved, weight.shape, strict=True)):  # no axis needs to know of another
+        result = weight
+        for i, (image, place) in enumerate(zip(moved, places, strict=True)):
+            if image is not place:
+                result = result.take(np.argsort(image.ravel()), axis=i)
+        return result
     result = np.empty_like(weight)
-    result[tuple(np.broadcast_arrays(*moved)) if rank else ()] = weight
+    result[tuple(np.broadcast_arrays(*moved))] = weight
     return result
 
 
-def _digits(var: AxisVar, place: Array, found: dict[AxisVar, Array]) -> None:
-    """The coordinate of each leaf that is a factor of the axis."""
-    if var.kind == "leaf":
-        found[var] = place
-    elif var.kind == "product":
+def _digits(var: AxisVar, place: Array, found: dict[AxisVar, Array], outer: set[AxisVar]) -> None:
+    """The coordinate of each leaf that is a factor of the axis, and of each sum that has one as a part and indexes."""
+    if var.kind == "product":
         for part, digit in _split(var, place):
-            _digits(part, digit, found)
+            _digits(part, digit, found, outer)
+        return
+    found[var] = place
+    for sum_ in outer:
+        if sum_.kind == "sum" and var is not sum_:
+            offset = 0
+            for part in sum_.parts:
+                if part.find() is var:
+                    found[sum_] = place + offset
+                offset += int(str(part.size))
 
 
 def _split(var: AxisVar, place: Array) -> list[tuple[AxisVar, Array]]:
@@ -100,37 +208,35 @@ def _split(var: AxisVar, place: Array) -> list[tuple[AxisVar, Array]]:
     return pairs[::-1]
 
 
-def _image(
-    var: AxisVar,
-    place: Array,
-    scope: Mapping[AxisVar, Array],
-    element: Element,
-    index: Mapping[AxisVar, tuple[AxisVar, ...]],
-) -> Array:
+def _image(var: AxisVar, place: Array, scope: Mapping[AxisVar, Array], tables: Tables, index: Index) -> Array:
     """Where the element sends each place of an axis."""
     import numpy as np
 
     if var.kind == "leaf":
-        table = element.get(var)
+        table = tables.get(var)
         if table is None:
             return place
         return table[(*(scope[o] for o in index[var]), place)]
     if var.kind == "product":
         image: Array = 0
         for part, digit in _split(var, place):
-            image = image * part.size + _image(part, digit, scope, element, index)
+            image = image * part.size + _image(part, digit, scope, tables, index)
         return image
-    image, offset = np.zeros_like(place), 0
-    for part in var.parts:
-        root = part.find()
-        assert isinstance(root.size, int)
-        inside = (place >= offset) & (place < offset + root.size)
-        local = np.clip(place - offset, 0, root.size - 1)
+    roots = [part.find() for part in var.parts]
+    offsets = np.cumsum([0, *(int(str(r.size)) for r in roots)])
+    goes = tables.get(var)  # whole parts change places
+    image = np.zeros_like(place)
+    for k, root in enumerate(roots):
+        inside = (place >= offsets[k]) & (place < offsets[k + 1])
+        local = np.clip(place - offsets[k], 0, root.size - 1)
         own: dict[AxisVar, Array] = {}
-        _digits(root, local, own)
-        image = np.where(inside, offset + _image(root, local, {**scope, **own}, element, index), image)
-        offset += root.size
+        _digits(root, local, own, {o for key in tables for o in index.get(key, ())})
+        to = offsets[k if goes is None else goes[k]]
+        image = np.where(inside, to + _image(root, local, {**scope, **own}, tables, index), image)
     return image
+
+
+# -- the certificate ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +249,10 @@ class Certificate:
     controls      how many controls were run
     unreached     how many were given up because the input reaches none of the class (an expert that is not chosen)
     moved         share of the trained numbers that the first element moved
+    exchanges     how many sets of replicas there are
+    inputs        the shape of each input it was computed on
+    inert         parameters whose random change does not move the outputs, found by computing
+    idle          parameters of experts, bodies and exits that this input does not reach
     """
 
     ok: bool
@@ -154,61 +264,46 @@ class Certificate:
     moved: float
     classes: int
     log10_order: float
-
-
-def random_weights(graph: Graph, seed: int) -> dict[str, Array]:
-    """Generic float64 weights: nothing that is zero or one at birth stays so, variances stay positive."""
-    return {name: _generic(p, seed) for name, p in graph.parameters().items()}
-
-
-def _generic(parameter: Parameter, seed: int) -> Array:
-    import numpy as np
-
-    from archc.ir.init import Init
-
-    drawn = parameter.init.sample(parameter.shape, seed, parameter.name)
-    if parameter.init.kind != "constant":
-        return drawn
-    spread = Init("uniform", 0.4).sample(parameter.shape, seed + 1, parameter.name)
-    return np.asarray(drawn + spread)
+    exchanges: int = 0
+    inputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    inert: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
 
 def certify(
     graph: Graph, seed: int = 0, elements: int = 2, controls: int = 8, sizes: Mapping[str, int] | None = None
 ) -> Certificate:
-    """Check the axis classes of a network numerically, in float64."""
+    """Check the permutation group of a network numerically, in float64.
+
+    Images of a fixed size above 64 are replaced by smaller ones where the weights do not depend on their size; where
+    they do, one image is enough, with one element and half of the controls.
+    """
     import numpy as np
 
-    axes = derive_axes(graph)
+    axes = group(graph)
     weights = random_weights(graph, seed)
-    run = _Runner(graph, seed, sizes)
+    graph = with_small_images(graph)
+    if has_large_images(graph):
+        elements, controls, sizes = (
+            min(elements, 1),
+            controls // 2,
+            {s: 1 for s in graph.symbols()[:1]} | dict(sizes or {}),
+        )
+    run = Runner(graph, seed, sizes)
     before = run(weights)
     rng = np.random.Generator(np.random.Philox(seed))
-    nudged = {n: w * (1 + 1e-9 * rng.uniform(-1, 1, w.shape)) for n, w in weights.items()}
-    conditioning = max(1.0, _change(before, run(nudged)) / 1e-9)
-    error, moved = 0.0, 0.0
+    limit, conditioning = tolerance(run, weights, seed)
+    error, moved = change(before, before), 0.0  # infinite when an output is not finite
     for k in range(elements):
         acted = apply(axes, sample(axes, seed + k), weights)
-        error = max(error, _change(before, run(acted)))
+        error = max(error, change(before, run(acted)))
         if k == 0:
             total = sum(w.size for w in weights.values())
             moved = sum(int((acted[n] != w).sum()) for n, w in weights.items()) / max(1, total)
-    candidates = [c for c in axes.classes if len({m.parameter for m in c.members}) > 1]
-    control, count, unreached = math.inf, 0, 0
-    for k in rng.permutation(len(candidates)):
-        if count == controls:
-            break
-        chosen = candidates[k]
-        spared = chosen.members[int(rng.integers(len(chosen.members)))].parameter
-        if _change(before, run({**weights, spared: weights[spared] * 1.5})) < CONTROL:
-            unreached += 1
-            continue
-        acted = apply(axes, rotation(chosen), weights)
-        change = _change(before, run({**acted, spared: weights[spared]}))
-        control, count = min(control, change), count + 1
-    ok = error <= TOLERANCE * conditioning and (count == 0 or control >= CONTROL)
+    control, count, unreached = _controls(axes, weights, run, before, rng, controls)
+    inert, idle = inert_parameters(run, weights, before, limit) if controls else ((), ())
     return Certificate(
-        ok=ok,
+        ok=error <= limit and (count == 0 or control >= CONTROL),
         error=error,
         conditioning=conditioning,
         control=control if count else math.nan,
@@ -217,41 +312,72 @@ def certify(
         moved=moved,
         classes=len(axes.classes),
         log10_order=log10_order(axes),
+        exchanges=len(axes.exchanges),
+        inputs=run.shapes,
+        inert=inert,
+        idle=idle,
     )
 
 
-class _Runner:
-    """Runs the network in float64 on one fixed random input."""
-
-    def __init__(self, graph: Graph, seed: int, sizes: Mapping[str, int] | None) -> None:
-        import torch
-
-        from archc.backends.inputs import random_inputs
-        from archc.backends.torch.module import to_torch
-
-        self.module = to_torch(graph).double().eval()
-        self.inputs = [torch.from_numpy(v) for v in random_inputs(graph, seed, sizes, "f64").values()]
-
-    def __call__(self, weights: Mapping[str, Array]) -> list[Array]:
-        import torch
-
-        self.module.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()})
-        with torch.no_grad():
-            outputs = self.module(*self.inputs)
-        return [o.detach().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
-
-
-def _change(before: list[Array], after: list[Array]) -> float:
-    """The largest relative change over the outputs; infinite when an output is not finite."""
+def tolerance(run: Runner, weights: Mapping[str, Array], seed: int) -> tuple[float, float]:
+    """(the largest change that rounding explains, the conditioning that it comes from): the relative change of the
+    outputs per relative change of the weights, measured with one of 1e-9, times 1e-12."""
     import numpy as np
 
-    worst = 0.0
-    for a, b in zip(before, after, strict=True):
-        if a.dtype.kind != "f":  # bools and whole numbers are the same or not
-            a, b = a.astype(np.float64), b.astype(np.float64)
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return math.inf
-        scale = float(np.abs(a).max()) if a.size else 0.0
-        if a.size:
-            worst = max(worst, float(np.abs(a - b).max()) / (scale or 1.0))
-    return worst
+    rng = np.random.Generator(np.random.Philox(seed))
+    nudged = {n: w * (1 + 1e-9 * rng.uniform(-1, 1, w.shape)) for n, w in weights.items()}
+    conditioning = max(1.0, change(run(weights), run(nudged)) / 1e-9)
+    return TOLERANCE * conditioning, conditioning
+
+
+def _controls(
+    axes: Axes, weights: Mapping[str, Array], run: Runner, before: list[Array], rng: Any, most: int
+) -> tuple[float, int, int]:
+    """(smallest change, how many were run, how many reach nothing) of classes applied to all but one parameter."""
+    candidates = [(c, names) for c, names in _movable(axes) if len(names) > 1]
+    smallest, count, unreached = math.inf, 0, 0
+    for k in rng.permutation(len(candidates)):
+        if count == most:
+            break
+        chosen, names = candidates[k]
+        spared = names[int(rng.integers(len(names)))]
+        acted = apply(axes, rotation(chosen), weights)
+        found = change(before, run({**acted, spared: weights[spared]}))
+        if found < CONTROL and change(before, run({**weights, spared: weights[spared] * 1.5})) < CONTROL:
+            unreached += 1  # the input does not reach this parameter, or nothing does
+            continue
+        smallest, count = min(smallest, found), count + 1
+    return smallest, count, unreached
+
+
+def _movable(axes: Axes) -> Iterator[tuple[AxisClass | Exchange, list[str]]]:
+    """Each class and exchange with the names of the parameters that it moves."""
+    for cls in axes.classes:
+        yield cls, list(dict.fromkeys(m.parameter for m in cls.members))
+    for exchange in axes.exchanges:
+        names = [p.name for replica in exchange.replicas for p in replica]
+        if exchange.axis is not None:
+            table = {exchange.axis: None}
+            names += [p.name for p, vs in axes.parameters.items() if any(_moves(v.find(), table) for v in vs)]  # type: ignore[arg-type]
+        yield exchange, list(dict.fromkeys(names))
+
+
+def inert_parameters(
+    run: Runner, weights: Mapping[str, Array], before: list[Array], limit: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(parameters whose random change does not move the outputs, those of parts that this input does not reach).
+
+    Candidates have no gradient; each is then changed by a random factor and must not move the outputs.
+    """
+    import numpy as np
+
+    influence = run.influence(weights)
+    least = 1e-12 * max(influence.values(), default=0.0)
+    suspects = [n for n, size in influence.items() if size <= least and weights[n].size]
+    rng = np.random.Generator(np.random.Philox(run.seed))
+    other = {n: weights[n] * rng.uniform(1.1, 2, weights[n].shape) for n in suspects}
+    if suspects and change(before, run({**weights, **other})) > limit:
+        suspects = [n for n in suspects if change(before, run({**weights, n: other[n]})) <= limit]
+    sometimes = {p.name for p in conditional(run.graph)}
+    idle = [n for n in suspects if influence[n] == 0.0 and n in sometimes]
+    return tuple(n for n in suspects if n not in idle), tuple(idle)

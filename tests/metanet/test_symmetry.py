@@ -11,6 +11,7 @@ from archc.grammar.load import load, loads
 from archc.ir import axes as axes_module
 from archc.ir.axes import derive_axes
 from archc.metanet import symmetry
+from archc.metanet.running import Runner, change
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -59,13 +60,13 @@ def test_indexing_by_an_axis_that_is_looked_across_is_caught() -> None:
     )
     axes = derive_axes(graph)
     heads, channels = axes.classes
-    weights, run = symmetry.random_weights(graph, 0), symmetry._Runner(graph, 0, None)
+    weights, run = symmetry.random_weights(graph, 0), Runner(graph)
     before = run(weights)
     right = symmetry.apply(axes, symmetry.sample(axes, 1), weights)
-    assert symmetry._change(before, run(right)) < 1e-12
+    assert change(before, run(right)) < 1e-12
     axes.classes = (heads, replace(channels, indexed_by=(heads.leaf,)))
     wrong = symmetry.apply(axes, symmetry.sample(axes, 1), weights)
-    assert symmetry._change(before, run(wrong)) > 1e-3
+    assert change(before, run(wrong)) > 1e-3
 
 
 def test_apply_permutes_and_nothing_else() -> None:
