@@ -20,8 +20,8 @@ from archc.ir.ops.pieces import CONCAT, PAD, SELECT, SLICE, SPLIT, AxisParams
 from archc.ir.ops.reduce import axis_letters
 from archc.ir.types import DType, TensorType
 
-__all__ = ["CAST", "CONCAT", "EXPAND", "FLATTEN", "IDENTITY", "PAD", "PERMUTE", "RESHAPE", "SELECT", "SLICE", "SPLIT"]
-__all__ += ["SQUEEZE", "STACK", "TRANSPOSE", "UNFLATTEN", "UNSQUEEZE"]
+__all__ = ["CAST", "CONCAT", "EXPAND", "FLATTEN", "FLIP", "IDENTITY", "PAD", "PERMUTE", "RESHAPE", "SELECT", "SLICE"]
+__all__ += ["SPLIT", "SQUEEZE", "STACK", "TRANSPOSE", "UNFLATTEN", "UNSQUEEZE"]
 
 IDENTITY: OpDef[NoParams] = register(
     OpDef(
@@ -339,6 +339,30 @@ TRANSPOSE = register(
         operands=("x",),
         decompose=_as_permute,
         example="transpose(1, 2)",
+        category="shape",
+    )
+)
+
+
+class FlipParams(Params):
+    axis: int
+
+
+def _flip_line(call: Call[FlipParams]) -> str:
+    letters = axis_letters(call.rank)
+    letters[call.axis(call.params.axis)] += "!~"
+    return f"x[{', '.join(letters)}] -> [{', '.join(letters)}]"
+
+
+FLIP = register(
+    OpDef(
+        name="flip",
+        doc="The elements along `axis` in reverse order; the axis is pinned.",
+        line=_flip_line,
+        params=FlipParams,
+        spelled=counted("axis"),
+        operands=("x",),
+        example="flip(1)",
         category="shape",
     )
 )

@@ -99,6 +99,7 @@ RECIPES: dict[str, Recipe] = {
     "softmax": over_axis("softmax", 1.0),
     "log_softmax": over_axis("log_softmax", 20.0),
     "cumsum": over_axis("cumsum", 60.0),
+    "flip": over_axis("flip", 1.0),
     "where": where,
     "clamp": clamp,
     "prelu": prelu,

@@ -57,6 +57,7 @@ SHAPES: list[Case] = [
     ("var", ("f32[N, 3]",), {"axis": 1}, lambda x: x.var(1)),
     ("argmax", ("f32[N, 3]",), {"axis": -1}, lambda x: x.argmax(-1)),
     ("cumsum", ("i8[N, 3]",), {"axis": 1}, lambda x: x.cumsum(1)),
+    ("flip", ("f32[N, 3]",), {"axis": 1}, lambda x: x.flip(1)),
     ("any", ("bool[N, 3]",), {"axis": 1, "keepdim": True}, lambda x: x.any(1, keepdim=True)),
     ("concat", ("f32[N, 3]", "f32[N, 2]"), {"axis": -1}, lambda *xs: torch.cat(xs, -1)),
     ("stack", ("f32[N, 3]", "f32[N, 3]"), {"axis": 1}, lambda *xs: torch.stack(xs, 1)),

@@ -238,6 +238,7 @@ def test_a_needless_pin_is_noticed() -> None:
 WRONG = [
     ("cumsum", "x[d0, d1, d2] -> [d0, d1, d2]", "`d1` is free"),
     ("cumsum", "x[d0, d1!, d2] -> [d0, d1!, d2]", "`d0` may differ beside each `d1`"),
+    ("flip", "x[d0, d1, d2] -> [d0, d1, d2]", "`d1` is free"),
     ("softmax", "x:float[d0, d1, d2] -> [d0, d1, d2]", "may differ beside each `d2`"),
     ("slice", "x[d0, before + kept + after, d2] -> [d0, kept, d2]", ""),
     ("linear", "x:float[*b, i]; weight[out, i] bias[out] -> [*b, out]", ""),

@@ -25,6 +25,7 @@ COUNTED = [
     ("x -> rsqrt", VECTOR, 3 * 12),
     ("x -> transpose(0, 1)", VECTOR, 0),
     ("x -> reshape([3, 4])", VECTOR, 0),
+    ("x -> flip(1)", VECTOR, 0),
     ("x -> cumsum(1)", VECTOR, 12),
     # those that look once at each element of their input
     ("x -> sum(1)", VECTOR, 12),

@@ -61,6 +61,11 @@ def _(n: TorchNode) -> str:
     return n.x + "".join(f".unsqueeze({axis})" for axis in sorted(axis % rank for axis in axes))
 
 
+@lowering("flip")
+def _(n: TorchNode) -> str:
+    return f"{n.x}.flip({n.p.axis})"
+
+
 @lowering("concat")
 def _(n: TorchNode) -> str:
     return f"torch.cat([{', '.join(n.args)}], dim={n.p.axis})"

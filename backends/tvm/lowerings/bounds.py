@@ -26,7 +26,7 @@ op = relax.op
 # What comes out are elements of what goes in.
 _MOVES = (
     *(shape.IDENTITY, shape.RESHAPE, shape.FLATTEN, shape.UNFLATTEN, shape.SQUEEZE, shape.UNSQUEEZE, shape.PERMUTE),
-    *(shape.TRANSPOSE, shape.EXPAND, shape.CONCAT, shape.STACK, shape.SPLIT, shape.SLICE, shape.SELECT),
+    *(shape.TRANSPOSE, shape.FLIP, shape.EXPAND, shape.CONCAT, shape.STACK, shape.SPLIT, shape.SLICE, shape.SELECT),
 )
 
 

@@ -24,6 +24,11 @@ def _permute(n: TvmNode) -> Any:
     return op.permute_dims(n.x, [a % n.type.rank for a in n.p.order])
 
 
+@lowering(shape.FLIP)
+def _flip(n: TvmNode) -> Any:
+    return op.flip(n.x, axis=n.p.axis % n.type.rank)
+
+
 @lowering(shape.TRANSPOSE)
 def _transpose(n: TvmNode) -> Any:
     rank = n.type.rank

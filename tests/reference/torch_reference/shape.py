@@ -34,6 +34,11 @@ def _unflatten(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
     return xs[0].unflatten(p["axis"], p["sizes"])
 
 
+@reference("flip")
+def _flip(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
+    return torch.stack(xs[0].unbind(p["axis"])[::-1], p["axis"])
+
+
 @reference("permute")
 def _permute(p: Params, xs: list[Tensor], w: Weights) -> Tensor:
     return xs[0].permute(p["order"])
