@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from archc.facade.bench import bench
     from archc.facade.compile import build, compile, load_artifact, verify
     from archc.facade.export import export
+    from archc.facade.graphs import graph
     from archc.facade.model import Model, load, loads
     from archc.facade.sameness import same_function
     from archc.facade.train import gallery, train
@@ -34,6 +35,7 @@ _HOMES = {
     "compile": "archc.facade.compile",
     "export": "archc.facade.export",
     "gallery": "archc.facade.train",
+    "graph": "archc.facade.graphs",
     "load": "archc.facade.model",
     "load_artifact": "archc.facade.compile",
     "loads": "archc.facade.model",
@@ -55,6 +57,7 @@ __all__ = [
     "compile",
     "export",
     "gallery",
+    "graph",
     "load",
     "load_artifact",
     "loads",

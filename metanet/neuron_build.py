@@ -372,7 +372,8 @@ class _NodeReader:
         sources = [(s, at) for n, s, at in reads if n not in both]
         targets = [(s, at) for n, s, at in makes if n not in both]
         covered = {name for n, _, _ in (*reads, *makes) for name in n}
-        inner, taps = [], []
+        inner: list[tuple[NodeSet, Array]] = []
+        taps: list[Array] = []
         for term, place in zip(axes, grid, strict=True):
             assert term is not None
             if term.names <= covered:

@@ -13,6 +13,8 @@ Attributes are encoded from the schema of each op's parameters, with no rule of 
     scale = none           "scale=none"                   1
     axis = [1, 2]          "axis=1", "axis=2"             1 each
     order = [0, 2, 1]      "order[0]=0", "order[1]=2" …   1 each
+    bias, spelled out
+      as a word                "bias=else"                    1: a case that only the op tells apart
     equation = "bi,ij->bj" "equation[0][1]" …             which letter stands there, counted from 1 as they appear
 
 Values are those that the op spells out (`OpDef.spelled`): axes count from 0, a number for each spatial axis, defaults
@@ -141,6 +143,8 @@ def _columns(name: str, annotation: Any, spelled: bool) -> Iterator[str]:
             yield from (f"{name}#", f"{name}[0]", f"{name}[1]", f"{name}[2]")
     if type(None) in kinds or spelled:
         yield f"{name}=none"
+    if spelled:
+        yield f"{name}=else"
     yield from (f"{name}={kind}" for kind in kinds if isinstance(kind, str))
 
 
@@ -187,6 +191,9 @@ def _attributes(node: Node) -> Pairs:
     values = {name: getattr(node.params, name) for name in type(node.params).model_fields}
     if node.op.spelled is not None:
         values |= node.op.spelled(node.call, node.bound)
+    for name, value in values.items():
+        if isinstance(value, str) and not isinstance(getattr(node.params, name), str):
+            values[name] = "else"  # the op's own word for a case that its schema has none for
     found = [pair for name, value in values.items() if name != "init" for pair in _encoded(name, value)]
     return tuple((column, value) for column, value in found if value != 0)
 
