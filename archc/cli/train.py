@@ -39,6 +39,11 @@ def train(
         typer.Option(metavar="NAME=VALUE", help="batch_size, weight_decay, optimiser, patience, … (repeatable)"),
     ] = None,
     weights: Weights = None,
+    nowcast: Annotated[bool, typer.Option("--nowcast", help="predict the weights ahead, every 50 steps")] = False,
+    nowcast_model: Annotated[
+        str | None,
+        typer.Option("--nowcast-model", metavar="MODEL", help="by this model: a file, a shipped name or `linear`"),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="write learning curve, confusion matrix and pictures with predictions"),
@@ -55,7 +60,8 @@ def train(
 
     Example: archc train examples/digits_resnet.arch --task digits -o digits.safetensors --report out/
     """
-    flags: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device}
+    ahead = nowcast_model or ("nowcast-small" if nowcast else None)
+    flags: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device, "nowcast": ahead}
     options = {name: value for name, value in flags.items() if value is not None}
     options = {"seed": seed} | options | parse_pairs(recipe, "--recipe")
     keep(file, Path(task.partition("?")[0].partition(":")[2] or file), from_=out)
@@ -102,6 +108,9 @@ def _tell(trained: Trained, out: Path, report: Path | None) -> None:
         from archc.backends.torch.training import summary
 
         print(", ".join(f"{name} {value:.4f}" for name, value in summary(judged.stats).items()))
+    if result.nowcasts is not None:
+        kept, refused, forwards = (result.nowcasts[key] for key in ("kept", "refused", "forwards"))
+        print(f"nowcasting: {kept} of {kept + refused} jumps kept; judging them took {forwards} forward passes")
     if result.confusion is not None and len(result.confusion) <= 20:
         _print_confusion(result.confusion, result.preprocessing.labels)
     print(f"weights: {out}" + (f"; pictures: {report}" if report else ""))

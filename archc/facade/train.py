@@ -46,12 +46,14 @@ def train(
 ) -> Trained:
     """Train a network on a task (`"digits"`, `"images:FOLDER"`, …; see `archc train --help`).
 
+    `nowcast=True` (the model that comes with archc), or `nowcast="m.safetensors"`, predicts the weights ahead.
     `recipe` are fields of `archc.backends.torch.training.Recipe` (`epochs`, `lr`, …) over the task's own defaults.
     Weights start from `weights`, else from `seed`. With `out` the trained weights are written there, and the state of
     the run beside it while it lasts: Ctrl-C loses nothing, `resume` goes on. `report` names a folder for pictures;
     `progress` shows on stderr how it goes.
 
-    Raises: CompileError E061x when model, task and recipe do not fit, KeyboardInterrupt after saving.
+    Raises: CompileError E061x when model, task and recipe do not fit, E0801, E0802 and E0835-E0839 for a nowcasting
+    model that is not sound or does not fit, KeyboardInterrupt after saving.
     """
     import torch
 
@@ -61,16 +63,27 @@ def train(
 
     model = as_model(model)
     task = load_task(task) if isinstance(task, str) else task
+    if recipe.get("nowcast") in (True, False):
+        recipe["nowcast"] = "nowcast-small" if recipe["nowcast"] else None
     options = Recipe.for_task(task.defaults, seed=seed, **recipe)
     for place in (out, report):
         if place is not None:
             _demand_folder(Path(place).parent)  # told now, not after an hour of training
+    forecaster = None
+    if options.nowcast is not None:
+        from archc.metanet.nowcast.forecast import forecaster as bind
+        from archc.metanet.nowcast.forecast import pinned
+
+        forecaster = bind(model.graph, options.nowcast)
+        options = pinned(options, forecaster)
     if threads:
         torch.set_num_threads(threads)
     module = model.to_torch(weights, seed)
     checkpoint = checkpoint_path(out) if out else None
     with show_progress(quiet=not progress) as on_event:
-        result = run(module, task, options, checkpoint=checkpoint, resume=resume, on_event=on_event)
+        result = run(
+            module, task, options, forecaster=forecaster, checkpoint=checkpoint, resume=resume, on_event=on_event
+        )
     module.cpu()
     trained = Weights(state_arrays(module), result.metadata())
     if out:

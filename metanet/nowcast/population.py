@@ -66,7 +66,7 @@ class Population:
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         losses = self.losses(self.flat, inputs, targets)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
         gradient = self.flat.grad
         assert gradient is not None
         with torch.no_grad():
@@ -97,6 +97,25 @@ class Population:
             targets.append(y)
         return torch.stack(inputs), torch.stack(targets)
 
+    @torch.no_grad()
+    def jump(self, changes: Tensor) -> tuple[Tensor, int]:
+        """Move each run by the first of its changes f32[S, K, n] at which the loss on its next batch is no worse.
+
+        Which change each took, i64[S] (K: none, refused), and how many forward passes the runs needed, all together:
+        one that has found its place needs no more. The optimiser keeps its state, as in the training loop.
+        """
+        inputs, targets = self.batch()
+        before = self.losses(self.flat, inputs, targets)
+        taken = torch.full((len(self.flat),), changes.shape[1])
+        forwards = len(self.flat)
+        for k, change in enumerate(changes.unbind(1)):
+            forwards += int((taken == changes.shape[1]).sum())
+            better = self.losses(self.flat + change, inputs, targets) <= before  # false for what is not a number
+            taken = torch.where(better & (taken == changes.shape[1]), k, taken)
+        chosen = torch.cat([changes, torch.zeros_like(changes[:, :1])], 1)[torch.arange(len(taken)), taken]
+        self.flat.add_(chosen)
+        return taken, forwards
+
     def losses(self, flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each run, f32[S], on its own batch."""
 
@@ -119,6 +138,6 @@ class Population:
         return loss, primary
 
     def _run(self, weights: Tensor, x: Tensor) -> Tensor:
-        parts = weights.split(self.incidence.sizes)
+        parts = torch.split(weights, list(self.incidence.sizes))
         named = {p: w.view(s) for p, w, s in zip(self.paths, parts, self.incidence.shapes, strict=True)}
         return main_output(functional_call(self.module, named, (x,)))

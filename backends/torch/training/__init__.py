@@ -14,6 +14,7 @@ True
 from archc.backends.torch.training.checkpoint import load_state, state_arrays
 from archc.backends.torch.training.evaluate import Evaluation, evaluate
 from archc.backends.torch.training.loop import Event, OnEvent, Saved, Started, Stepped, Validated, train
+from archc.backends.torch.training.nowcast import Forecaster, Jump
 from archc.backends.torch.training.progress import show_progress
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.registry import load_task, task_kinds
@@ -44,6 +45,8 @@ __all__ = [
     "ArraySplit",
     "Evaluation",
     "Event",
+    "Forecaster",
+    "Jump",
     "Objective",
     "OnEvent",
     "Recipe",

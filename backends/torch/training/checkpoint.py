@@ -1,7 +1,7 @@
 """Checkpoints from which training goes on as if it had never stopped.
 
-One safetensors file: tensors under `model/`, `best/`, `average/`, `optimiser/INDEX/` and `rng/`, the rest as JSON in
-the metadata. Nothing is pickled, and a file is replaced as a whole or not at all.
+One safetensors file: tensors under `model/`, `best/`, `average/`, `optimiser/INDEX/`, `nowcast/` and `rng/`, the rest
+as JSON in the metadata. Nothing is pickled, and a file is replaced as a whole or not at all.
 
 After a resume the final weights are byte for byte those of a run that was never interrupted, on the CPU with the same
 number of threads and the same torch version; the file records both. Other threads add up in another order.
@@ -38,6 +38,7 @@ class Progress(BaseModel):
     best_score: tuple[float, float] | None = None
     history: list[dict[str, Any]] = []
     seconds: float = 0.0
+    nowcasts: dict[str, int] = {}  # as `Nowcasting.counts` has them
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from archc.backends.torch.training.checkpoint import (
     write_checkpoint,
 )
 from archc.backends.torch.training.evaluate import Feed, check_fit, evaluate, keeping_modes, run_with_aux
+from archc.backends.torch.training.nowcast import Forecaster, Jump, Nowcasting
 from archc.backends.torch.training.recipe import Recipe, counter_rng
 from archc.backends.torch.training.report import TrainResult
 from archc.backends.torch.training.statistics import Statistics
@@ -74,7 +75,7 @@ class Saved:
     step: int
 
 
-Event = Started | Stepped | Validated | Saved
+Event = Started | Stepped | Validated | Saved | Jump
 OnEvent = Callable[[Event], None]
 
 
@@ -87,6 +88,7 @@ def train(
     task: Task,
     recipe: Recipe | None = None,
     *,
+    forecaster: Forecaster | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     stop_after_epoch: int | None = None,
@@ -100,8 +102,11 @@ def train(
     resumed later (the schedule is still the recipe's). The caller's random generators and the module's mode are left as
     they were.
 
+    With `forecaster`, the one that `recipe.nowcast` names, weights are predicted ahead (`training.nowcast` says how).
+
     Raises E0615, E0616 (module and task do not fit), E0618 (the loss is not finite; the module has its last good
-    weights), E0619 (a checkpoint of another run), E0620 (nothing to train), E0621 (no such device).
+    weights), E0619 (a checkpoint of another run), E0620 (nothing to train), E0621 (no such device), E0836 and E0837
+    (the forecaster is of another network, or would never see enough).
     """
     recipe = recipe or Recipe.for_task(task.defaults)
     device = pick_device(recipe.device)
@@ -111,7 +116,7 @@ def train(
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), keeping_modes(module), _interrupt() as interrupted:
         torch.manual_seed(recipe.seed)
-        run = _Run(module, task, recipe, feed, checkpoint, on_event)
+        run = _Run(module, task, recipe, feed, checkpoint, on_event, forecaster)
         run.start(resume)
         run.go(interrupted, stop_after_epoch)
     finished = run.is_over
@@ -131,6 +136,7 @@ def train(
         device=str(device),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
+        nowcasts=run.nowcasting.counts() if run.nowcasting else None,
     )
 
 
@@ -175,7 +181,14 @@ class _Run:
     """The state of one training run: network, optimiser, averages, best weights, progress."""
 
     def __init__(
-        self, module: nn.Module, task: Task, recipe: Recipe, feed: Feed, path: Path | None, on_event: OnEvent
+        self,
+        module: nn.Module,
+        task: Task,
+        recipe: Recipe,
+        feed: Feed,
+        path: Path | None,
+        on_event: OnEvent,
+        forecaster: Forecaster | None,
     ) -> None:
         self.module, self.task, self.recipe = module, task, recipe
         self.feed, self.path, self.on_event = feed, path, on_event
@@ -189,6 +202,8 @@ class _Run:
         # A last, smaller batch is left out: batch norm cannot judge one example. Each epoch leaves out others.
         self.epoch_steps = self.examples // self.batch_size
         self.steps = recipe.steps or recipe.epochs * self.epoch_steps
+        assert (recipe.nowcast is None) == (forecaster is None), "the recipe names the forecaster that is given"
+        self.nowcasting = Nowcasting(module, forecaster, recipe, self.steps) if forecaster else None
         self.first = self._clone()
         self.average = self._clone() if recipe.ema else None
         self.best: dict[str, Tensor] | None = None
@@ -255,6 +270,8 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.module.train()
+        if self.nowcasting and (jump := self.nowcasting.before_step(step, lambda: self._judged(inputs, targets))):
+            self.on_event(jump)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self._loss(inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -271,11 +288,27 @@ class _Run:
                 raise self._diverged("the loss")
             self.on_event(Stepped(self.progress.step, epoch, value, rate))
 
+    def _judged(self, inputs: tuple[Tensor, ...], targets: Tensor) -> float:
+        """The loss that a step would start from; the module, its running estimates too, and the random numbers to come
+        are as they were."""
+        trained = {id(p) for p in self.trained}
+        kept = {n: t for n, t in self.module.state_dict(keep_vars=True).items() if id(t) not in trained}
+        before = {name: tensor.detach().clone() for name, tensor in kept.items()}
+        device = self.feed.device
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loss = float(self._sum_losses(*run_with_aux(self.module, inputs), targets))
+            for name, tensor in kept.items():
+                tensor.copy_(before[name])
+        return loss
+
     def _loss(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        judge = self.task.objective.loss
-        smoothing = self.recipe.label_smoothing
         outputs, aux = run_with_aux(self.module, inputs)
         self.statistics.add(aux, len(targets))
+        return self._sum_losses(outputs, aux, targets)
+
+    def _sum_losses(self, outputs: Tensor, aux: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        judge = self.task.objective.loss
+        smoothing = self.recipe.label_smoothing
         loss = judge(outputs, targets, smoothing)
         for name, value in aux.items():
             if name.startswith("loss/"):
@@ -306,6 +339,8 @@ class _Run:
             **{f"val_{name}": value if math.isfinite(value) else None for name, value in val.metrics.items()},
             "seconds": round(self.progress.seconds, 3),
         }
+        if self.nowcasting:
+            row["nowcasts"] = self.nowcasting.counts()
         if val.stats:
             row["stats"] = {"train": self.statistics.means(), "val": val.stats}
         self.progress.history.append(row)
@@ -382,6 +417,9 @@ class _Run:
         for index, state in self.optimiser.state_dict()["state"].items():
             values = {name: value for name, value in state.items() if value is not None}
             tensors |= {f"optimiser/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
+        if self.nowcasting:
+            self.progress.nowcasts = self.nowcasting.counts()
+            tensors |= {f"nowcast/{age}": tensor for age, tensor in self.nowcasting.tensors().items()}
         tensors["rng/cpu"] = torch.get_rng_state()
         if self.feed.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.feed.device)
@@ -407,12 +445,15 @@ class _Run:
         try:
             self.statistics.restore(saved.progress.epoch_stats)
             self._restore_optimiser(saved.group("optimiser"))
+            if self.nowcasting:
+                tensors = {age: to_tensor(array) for age, array in saved.group("nowcast").items()}
+                self.nowcasting.restore(saved.progress.nowcasts, tensors)
             for device, array in saved.group("rng").items():
                 if device == "cpu":
                     torch.set_rng_state(to_tensor(array))
                 elif self.feed.device.type == "cuda":
                     torch.cuda.set_rng_state(to_tensor(array), self.feed.device)
-        except (ValueError, IndexError, RuntimeError, TypeError) as error:
+        except (ValueError, LookupError, RuntimeError, TypeError) as error:
             raise fail("E0619", f"`{where}` is a damaged checkpoint", label=str(error)) from error
         self.progress = saved.progress
         self.loss_sum = torch.tensor(saved.progress.epoch_loss, dtype=torch.float64, device=self.feed.device)

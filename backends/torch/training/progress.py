@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from archc.backends.torch.training.loop import Event, OnEvent, Saved, Started, Stepped, Validated
+from archc.backends.torch.training.nowcast import Jump
 from archc.backends.torch.training.statistics import summary
 
 
@@ -38,7 +39,7 @@ def show_progress(quiet: bool = False) -> Iterator[OnEvent]:
             elif isinstance(event, Stepped):
                 said = f"epoch {event.epoch + 1}, loss {event.loss:.3f}"
                 bar.update(training, completed=event.step, description=said)
-            if not isinstance(event, Stepped | Saved):
+            if not isinstance(event, Stepped | Saved | Jump):
                 for text in describe(event):
                     bar.console.print(text, highlight=False, markup=False)
 
@@ -66,6 +67,9 @@ def describe(event: Event) -> list[str]:
         numbers = [f"{key.replace('_', ' ')} {_number(row[key])}" for key in row if key[:4] in ("trai", "val_")]
         if "stats" in row:
             numbers += [f"{what} {_number(value)}" for what, value in summary(row["stats"]["val"]).items()]
+        if "nowcasts" in row:
+            tried = row["nowcasts"]
+            numbers.append(f"{tried['kept']} of {tried['kept'] + tried['refused']} jumps")
         return [f"epoch {row['epoch']}: {', '.join(numbers)}, {row['seconds']:.1f} s" + " (best so far)" * event.best]
     return []
 

@@ -48,6 +48,15 @@ class Recipe(BaseModel):
     keep: Literal["best", "last"] = Field(
         "best", description="the weights that validate best, or the last ones: gates close late, and cost accuracy"
     )
+    nowcast: str | None = Field(
+        None, description="a nowcasting model, that comes with archc or a file, or `linear`: predicts the weights ahead"
+    )
+    nowcast_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="of the model's file; filled in, and no other is then taken"
+    )
+    nowcast_every: int | None = Field(None, ge=1, description="steps from jump to jump; none: 50")
+    nowcast_start: int | None = Field(None, ge=0, description="steps before the first jump; none: 50")
+    nowcast_ahead: int | None = Field(None, ge=1, le=100, description="snapshots ahead at most; none: 12")
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda when there is one")
 
@@ -55,6 +64,13 @@ class Recipe(BaseModel):
     def _one_end(self) -> Self:
         if self.keep == "last" and self.patience is not None:
             raise ValueError("`patience` waits for better weights, and `keep = last` keeps none of them")
+        return self
+
+    @model_validator(mode="after")
+    def _nowcast_of_what(self) -> Self:
+        given = [n for n in type(self).model_fields if n.startswith("nowcast_") and getattr(self, n) is not None]
+        if given and self.nowcast is None:
+            raise ValueError(f"`{given[0]}` says how, and `nowcast` names no model")
         return self
 
     @classmethod

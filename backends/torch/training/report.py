@@ -37,6 +37,8 @@ class TrainResult:
     device: str
     threads: int
     torch_version: str
+    nowcasts: Mapping[str, int] | None = None
+    """Jumps that were kept and refused, and the forward passes that judging them cost; None without nowcasting."""
 
     @property
     def seed(self) -> int:
@@ -63,6 +65,7 @@ class TrainResult:
             "device": self.device,
             "threads": self.threads,
             "torch": self.torch_version,
+            **({"nowcasts": dict(self.nowcasts)} if self.nowcasts is not None else {}),
         }
 
     def metadata(self) -> dict[str, str]:
