@@ -1,11 +1,12 @@
 """A network as a hypergraph: each weight joins the neurons (elements of axes) that it stands between.
 
 All trained parameters of a network, one after the other, are one flat vector of n weights. The nodes are the elements
-of the axis leaves that `archc.ir.axes` derives, so that the bias of a neuron, the rows that feed it, the gain of its
+of the axis leaves of the certified group (`archc.metanet.symmetry.group`), so that the bias of a neuron, the rows that feed it, the gain of its
 norm and the columns that read it meet in one node whatever the ops in between. A weight of a flattened axis (channel ×
 place) touches one node for each factor; an element of an axis that is indexed (a channel of a head) is a node for each
 element of what indexes it. Nothing here tells two nodes of a class apart, hence what passes messages along it commutes
-with every permutation of the certified group.
+with every element of that group: permutations of classes, per element of what indexes
+them, and exchanges of whole experts and branches.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from archc.ir.axes import AxisVar, derive_axes
+from archc.ir.axes import AxisVar
 from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph
+from archc.metanet.symmetry import group
 
 Array = np.ndarray[Any, Any]
 
@@ -95,7 +97,7 @@ def incidence(graph: Graph) -> Incidence:
             label=f"{total:,} weights, and at most {MAX_WEIGHTS:,} are taken",
             help="train it without nowcasting",
         )
-    axes = derive_axes(graph)
+    axes = group(graph)
     by_name = {p.name: variables for p, variables in axes.parameters.items()}
     nodes = _Nodes({c.leaf: c.indexed_by for c in axes.classes})
     touched = [nodes.touch(p.shape, by_name[name]) for name, p in trained.items()]
@@ -127,6 +129,7 @@ class _Nodes:
 
     def __init__(self, indexed_by: Mapping[AxisVar, tuple[AxisVar, ...]]) -> None:
         self.indexed_by = indexed_by
+        self.sums = {o for outer in indexed_by.values() for o in outer if o.kind == "sum"}
         self.first: dict[AxisVar, int] = {}
         self.count = 0
 
@@ -134,15 +137,13 @@ class _Nodes:
         """For each slot the node of each weight of a parameter, flat; -1 for none."""
         grid = np.indices(shape).reshape(len(shape), -1)
         scope: dict[AxisVar, Array] = {}
-        axes: list[list[tuple[Array, AxisVar, Array]]] = []
+        axes: list[list[Touch]] = []
         for var, place in zip(variables, grid, strict=True):
-            everywhere = np.ones(place.shape, bool)
-            axes.append(list(_leaves(var.find(), place, everywhere)))
-            for inside, leaf, digit in axes[-1]:
-                scope.setdefault(leaf, np.where(inside, digit, 0))
+            axes.append(_leaves(var.find(), place, np.ones(place.shape, bool)))
+            scope = self._digits(var.find(), axes[-1], place) | scope
         slots = []
-        for factors in axes:
-            own = {leaf: np.where(inside, digit, 0) for inside, leaf, digit in factors}
+        for factors, var, place in zip(axes, variables, grid, strict=True):
+            own = self._digits(var.find(), factors, place)
             columns = [_nothing(shape) for _ in range(self.FACTORS)]
             for inside, leaf, digit in factors:
                 node = self._number(leaf, digit, {**scope, **own})
@@ -151,6 +152,20 @@ class _Nodes:
                     free[inside] = node[inside]
             slots += columns
         return slots
+
+    def _digits(self, var: AxisVar, factors: list[Touch], place: Array) -> dict[AxisVar, Array]:
+        """The coordinates that an axis gives: of its leaves, and of sums that index, whole or through a part."""
+        found = {leaf: np.where(inside, digit, 0) for inside, leaf, digit in factors}
+        for sum_ in self.sums:
+            if var is sum_:
+                found[sum_] = place
+                continue
+            offset = 0
+            for part in sum_.parts:
+                if part.find() in found:
+                    found[sum_] = found[part.find()] + offset
+                offset += _size(part)
+        return found
 
     def _number(self, leaf: AxisVar, digit: Array, scope: Mapping[AxisVar, Array]) -> Array:
         outer = self.indexed_by.get(leaf, ())
@@ -164,7 +179,10 @@ class _Nodes:
         return number + self.first[leaf]
 
 
-def _leaves(var: AxisVar, place: Array, inside: Array) -> list[tuple[Array, AxisVar, Array]]:
+Touch = tuple[Array, AxisVar, Array]
+
+
+def _leaves(var: AxisVar, place: Array, inside: Array) -> list[Touch]:
     """Where an axis has a leaf, and at which of its elements: (mask, leaf, element). Leaves of size 1 say nothing."""
     if var.kind == "leaf":
         return [] if var.size == 1 else [(inside, var, place)]

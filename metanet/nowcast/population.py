@@ -66,7 +66,7 @@ class Population:
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         losses = self.losses(self.flat, inputs, targets)
-        losses.sum().backward()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
         gradient = self.flat.grad
         assert gradient is not None
         with torch.no_grad():
