@@ -333,8 +333,8 @@ class Drawer(Elaborator):
     def _allows(self, guard: Expr, choice: Choice) -> bool:
         names = {n.name for n in walk(guard) if isinstance(n, Ref)}
         known: dict[str, Any] = {"depth": choice.depth}
-        if names & {*QUANTITIES} - {"depth"} and self.graph is not None:  # of what stands so far
-            known = measure(self.graph) | known
+        if self.graph is not None:
+            known = measure(self.graph, names - {"depth"}) | known  # of what stands so far
         value = self.evaluate(guard, Env(choice.env, known), Place(None, None))  # type: ignore[arg-type]
         return self._truth(value, guard)
 

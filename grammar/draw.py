@@ -122,6 +122,7 @@ class Space:
     def _attempt(self, choices: Choices) -> Graph:
         drawer = Drawer(self.limits, choices)
         program = Program(self.syntax, self.values, self.dims, self.limits, drawer)
+        program.is_resolved = True
         drawer.graph = program.graph
         with room_to_recurse():
             program.check()

@@ -56,6 +56,7 @@ class Program:
         self.outputs: dict[str, tuple[Port, TensorType | Poison]] = {}
         self.requirements: list[Require] = []
         self.parameters_open = False
+        self.is_resolved = False  # has a `Resolver` looked at this very syntax before?
         self.lost: frozenset[str] = frozenset()
         self.bound: dict[str, Span] = {}
         self.results: dict[str, tuple[Value, Span]] = {}
@@ -87,10 +88,11 @@ class Program:
         for name in self.lost:
             if find_op(name) is None and isinstance(self.env.names.get(name, POISON), Pending | Poison):
                 self.env.names[name] = POISON
-        resolver = Resolver(self.syntax, self.env.names, self.e.sink, arguments)
-        resolver.run()
-        if resolver.recursive:
-            return
+        if not self.is_resolved:
+            resolver = Resolver(self.syntax, self.env.names, self.e.sink, arguments)
+            resolver.run()
+            if resolver.recursive:
+                return
         self._elaborate()
 
     def _elaborate(self) -> None:

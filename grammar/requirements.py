@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from archc.grammar.elaborate import Elaborator
 from archc.grammar.scope import Env
 from archc.grammar.syntax import Call, Expr, Ref, Require, walk
 from archc.grammar.values import POISON, Place
-from archc.ir.cost import cost
+from archc.ir.cost import cost, count_params, graph_flops
 from archc.ir.diagnostics import fail
+from archc.ir.dims import Dim, substitute
 from archc.ir.graph import Graph, Node, Value
 
 QUANTITIES = ("params", "flops", "activation_bytes", "depth")
@@ -30,18 +32,26 @@ def _length(node: Node) -> int:
     return 1 + max((depth(r) for r in node.regions), default=0)
 
 
-def measure(graph: Graph) -> dict[str, Any]:
-    """The quantities of a network, for one sample where its first axis is symbolic (flops and bytes of batch 1)."""
-    found = cost(graph)
-    batch = {s: 1 for v in graph.inputs[:] for s in (sorted(v.type.symbols) if v.type.shape else ()) if _leads(v, s)}
-    from archc.ir.dims import substitute
+def measure(graph: Graph, names: Collection[str] = QUANTITIES) -> dict[str, Any]:
+    """The named quantities of a network, for one sample where its first axis is symbolic (flops and bytes of batch 1).
 
-    return {
-        "params": found.params,
-        "flops": substitute(found.flops, batch),
-        "activation_bytes": substitute(found.activation_bytes, batch),
-        "depth": depth(graph),
-    }
+    >>> measure(Graph("empty"), ["params", "depth"])
+    {'params': 0, 'depth': 0}
+    """
+    return {name: _MEASURES[name](graph) for name in QUANTITIES if name in names}
+
+
+def _of_one(size: Dim, graph: Graph) -> Dim:
+    batch = {s: 1 for v in graph.inputs for s in (sorted(v.type.symbols) if v.type.shape else ()) if _leads(v, s)}
+    return substitute(size, batch)
+
+
+_MEASURES: Mapping[str, Callable[[Graph], Any]] = {
+    "params": lambda graph: count_params(graph.parameters().values()),
+    "flops": lambda graph: _of_one(graph_flops(graph), graph),
+    "activation_bytes": lambda graph: _of_one(cost(graph).activation_bytes, graph),
+    "depth": depth,
+}
 
 
 def _leads(value: Value, name: str) -> bool:
@@ -60,12 +70,11 @@ def check_requirement(e: Elaborator, item: Require, graph: Graph, env: Env, at: 
     """
     if is_measured(item.condition):
         return
-    quantities = measure(graph)
+    quantities = measure(graph, {n.name for n in walk(item.condition) if isinstance(n, Ref)})
     value = e.evaluate(item.condition, Env(env, dict(quantities)), at)
     if value is POISON or value is True:
         return
-    used = {n.name for n in walk(item.condition) if isinstance(n, Ref)} & quantities.keys()
     if value is not False:
         raise fail("E0334", "a requirement is `true` or `false`", item.condition.span)
-    found = ", ".join(f"{name} = {quantities[name]}" for name in QUANTITIES if name in used)
+    found = ", ".join(f"{name} = {value}" for name, value in quantities.items())
     raise fail("E0336", "a requirement is not met", item.condition.span, label=found)

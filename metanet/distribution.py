@@ -30,8 +30,8 @@ SPLITS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "val": {},
         "test": {},
         "wide": {"width": 32, "most_params": 60_000},
-        "deep": {"depth": 3},
-        "dense": {"dense": True},
+        "deep": {"depth": 3, "most_params": 60_000},
+        "dense": {"dense": True, "most_params": 60_000},
         "norm_free": {"norms": False},
         "unseen": {"unseen": True},
     }
