@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from archc.grammar.draw import Drawn, Space, read_space
 from archc.ir.canonical import canonical
 from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph
+from archc.ir.types import TensorType
 
 SPACE = Path(__file__).parent / "spaces" / "branches.arch"
 
@@ -108,3 +110,45 @@ def _distinct(split: str, seed: int, task: str) -> Iterator[tuple[int, Drawn]]:
 def belongs(split: str, identity: str) -> bool:
     """Does a network of this canonical hash belong to the split?"""
     return split not in SHARES or int(identity[:12], 16) % 10 in SHARES[split]
+
+
+# Wiring twins
+
+
+def twin(drawn: Drawn, split: str = "test", task: str = "hard_digits") -> Graph | None:
+    """The same network with the routings of its branches exchanged; None when that changes nothing.
+
+    It has the same ops in the same numbers and parameters of the same names and shapes: weights of the one can be put
+    into the other. It is no network of `train` either.
+    """
+    paths = [path for path in drawn.trace if path.endswith("/Routing")]
+    productions = [drawn.trace[path] for path in paths]
+    identity = canonical(drawn.graph).hash
+    for order in dict.fromkeys(permutations(productions)):
+        if list(order) == productions:
+            continue
+        other = space(split, task).redraw({**drawn.trace, **dict(zip(paths, order, strict=True))})
+        hash_ = canonical(other.graph).hash
+        if hash_ != identity and not belongs("train", hash_):
+            assert _weights(other.graph) == _weights(drawn.graph)
+            return other.graph
+    return None
+
+
+def twin_pairs(
+    count: int, seed: int = 0, split: str = "test", task: str = "hard_digits"
+) -> list[tuple[Graph, Graph]]:
+    """The first `count` networks of a split that have a wiring twin, each with one."""
+    pairs: list[tuple[Graph, Graph]] = []
+    index = 0
+    while len(pairs) < count:
+        drawn = _first(split, index + 1, seed, task)[index][1]
+        index += 1
+        other = twin(drawn, split, task)
+        if other is not None:
+            pairs.append((drawn.graph, other))
+    return pairs
+
+
+def _weights(graph: Graph) -> dict[str, TensorType]:
+    return {name: parameter.type for name, parameter in graph.parameters().items()}
