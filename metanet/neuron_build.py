@@ -12,8 +12,19 @@ import numpy as np
 from archc.ir.axes import Axes, AxisVar
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.signature import parse_signature
-from archc.metanet.neuron_graph import NODE_COLUMNS, NeuronArrays, edge_types, too_large
-from archc.metanet.neuron_sets import Atom, Name, NodeSet, Term, join, leaf_digits, set_atoms, term_atoms, terms
+from archc.metanet.neuron_graph import MAX_SLOTS, NODE_COLUMNS, NeuronArrays, edge_types, too_large
+from archc.metanet.neuron_sets import (
+    Atom,
+    Name,
+    NodeSet,
+    Term,
+    join,
+    leaf_digits,
+    set_atoms,
+    subaxes,
+    term_atoms,
+    terms,
+)
 from archc.metanet.vocabulary import FORMAL, INPUT, Vocabulary, number
 
 Array = Any
@@ -126,12 +137,15 @@ class _Builder:
 
     def outers(self, variables: Sequence[AxisVar], axis: int) -> list[tuple[int, AxisVar]]:
         """The leaves of other axes that index leaves of this one, with their axes."""
-        own = set(variables[axis].leaves())
-        needed = dict.fromkeys(o for leaf in own for o in self.index.get(leaf, ()) if o not in own)
-        return [
-            next((j, leaf) for j, var in enumerate(variables) if j != axis and leaf in set(var.leaves()))
-            for leaf in needed
-        ]
+        own = set(subaxes(variables[axis]))
+        needed = dict.fromkeys(o for leaf in variables[axis].leaves() for o in self.index.get(leaf, ()))
+        found = []
+        for outer in needed:
+            known = {outer, *(part.find() for part in outer.parts)}  # of a sum one may see a part alone
+            if known.isdisjoint(own):
+                places = ((j, v) for j, x in enumerate(variables) if j != axis for v in subaxes(x) if v in known)
+                found += [place] if (place := next(places, None)) else []  # none: it is a part of a single place
+        return found
 
     # -- edges --------------------------------------------------------------------------------------------------------
 
@@ -225,7 +239,7 @@ class _Builder:
         found = []
         for var, place in zip(nodes.components, nodes.digits() if nodes.components else [], strict=True):
             for leaf, digits in leaf_digits(var):
-                if leaf.pin is not None:
+                if leaf.pin is not None and leaf.pin.op != "moe":  # experts that are alike may change places
                     found.append(np.where(digits < 0, 0.0, spread(digits, int(str(leaf.size))))[place])
         return found
 
@@ -303,21 +317,23 @@ class _NodeReader:
             for slot, operand in enumerate(self.operands):
                 for source in operand.sets:
                     if source.nodes is seen.nodes:
-                        self.touched |= {seen.nodes}
+                        self.touched.add(seen.nodes)
                     elif b.joined(source.nodes, source.atoms, seen.nodes, seen.atoms, self.slot(slot)):
                         self.touched |= {source.nodes, seen.nodes}
         return view
 
     def slot(self, slot: int) -> str:
+        """The name of a link from an operand. What `concat` joins is told apart by the neurons that it goes to."""
         op = self.node.op
-        last = 0 if op.commutative else 3 if any(o.startswith("*") for o in op.operand_names) else slot
-        return f"{op.name}[{min(slot, last)}]"
+        return f"{op.name}[{0 if op.commutative or op.category == 'shape' else min(slot, MAX_SLOTS - 1)}]"
 
     def kept(self, value: Value, axis: int, term: Term | None) -> NodeSet | None:
         """The operand's set that goes on through the op."""
         node = self.node
         if len(node.outputs) != 1 or not node.operands:
             return None
+        if node.op.commutative and (inner := self.chained(value)) is not None:
+            return self.b.of[inner].get(axis)
         fits = []
         for operand in self.operands:
             for seen in operand.sets:
@@ -343,6 +359,16 @@ class _NodeReader:
                 return None
             seen.nodes.chain = (*seen.nodes.chain, node.op.name)
         return seen.nodes
+
+    def chained(self, value: Value) -> Value | None:
+        """The operand that is itself such a sum (or product) and used for this one alone: `a + b + c` is one set,
+        whatever the order."""
+        for operand in self.node.operands:
+            inner = operand.producer
+            alone = sum(operand.uses.values()) == 1 and operand not in self.b.outputs
+            if inner is not None and inner.op is self.node.op and alone and operand.type == value.type:
+                return operand
+        return None
 
     def works_on(self, axis: int) -> bool:
         """Whether an op that keeps an axis is worth a word: not where it works along others."""
@@ -439,12 +465,19 @@ class _NodeReader:
                 found.append((term.names, seen.nodes, ravelled(parts, sizes)))
         return found
 
-    def digit(self, term: Term | None, leaf: AxisVar, atoms: Mapping[Atom, Array]) -> Array | None:
+    def digit(self, term: Term | None, outer: AxisVar, atoms: Mapping[Atom, Array]) -> Array | None:
+        """The place on an axis that indexes others (a leaf, or a sum of leaves), for each element of a weight."""
+        offsets, offset = {}, 0
+        for part in [p.find() for p in outer.parts] or [outer]:
+            offsets[part] = offset
+            offset += int(str(part.size))
+        found: Array | None = None
         for name in term.names if term else ():
             for k, (own, _) in enumerate(leaf_digits(self.letters[name[0]][name[1]])):
-                if own is leaf:
-                    return atoms.get((*name, k))
-        return None
+                at = atoms.get((*name, k)) if own in offsets else None
+                if at is not None:
+                    found = offsets[own] + at if found is None else np.where(at >= 0, offsets[own] + at, found)
+        return found
 
     def end(self, sets: Sequence[tuple[NodeSet, Array]]) -> Array:
         """The node at one end of each element's edge."""

@@ -59,6 +59,9 @@ NODE_COLUMNS = ("size", "hub", "input", "output", "inner", "pinned", "pin0", "pi
 """Size of the set (`number`); is it a hub; of a network input; of an output; inside a fused op; how many pinned digits
 it has; the first three of them, from -1 to 1; depth of the op that made it, from 0 to 1."""
 
+MAX_SLOTS = 4
+"""Operands of an op that takes any number of them (`einsum`) that have a type of link each."""
+
 MARKS = ("weight", "copy", "link")
 
 STRUCTURE = ("factor", "pair", "hub", "route", "back", "enter", "leave")
@@ -109,9 +112,11 @@ class NeuronArrays:
         }
 
     def moved(self, element: Mapping[AxisVar, Any]) -> Ints:
-        """Where an element of the symmetry group sends each node, [N]. The element must be of `self.axes`."""
+        """Where an element of the symmetry group sends each node, [N]. The element must be of `self.axes`, and permute
+        axes only: an exchange of replicas (experts, branches) moves whole parts of the graph."""
         import numpy as np
 
+        assert all(isinstance(key, AxisVar) for key in element), "an exchange of replicas is no permutation of axes"
         index = indexed_by(self.axes)
         result = np.arange(len(self.x))
         for nodes in self.sets:
@@ -221,6 +226,7 @@ def edge_types(words: Vocabulary) -> tuple[str, ...]:
         op = REGISTRY.get(name)
         if op is not None:
             found += [f"{name}.{role}" for role in op.weights]
-            slots = 1 if op.commutative else 4 if any(o.startswith("*") for o in op.operand_names) else 0
-            found += [f"link.{name}[{slot}]" for slot in range(slots or max(1, len(op.operand_names)))]
+            many = MAX_SLOTS if any(o.startswith("*") for o in op.operand_names) else max(1, len(op.operand_names))
+            alike = op.commutative or op.category == "shape"
+            found += [f"link.{name}[{slot}]" for slot in range(1 if alike else many)]
     return tuple(found)

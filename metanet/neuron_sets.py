@@ -85,13 +85,14 @@ def _factors(axis: Axis, node: Node, size: int | None, place: int) -> list[tuple
     return [((axis.name, 0), size, axis.pinned)]
 
 
-def leaf_digits(var: AxisVar) -> list[tuple[AxisVar, Array]]:
-    """The leaves of an axis (those of size 1 apart), each with its digit at every place; -1 in other parts of a sum."""
+def leaf_digits(var: AxisVar, ones: bool = False) -> list[tuple[AxisVar, Array]]:
+    """The leaves of an axis (those of size 1 only with `ones`) with their digits at every place; -1 in other parts of a
+    sum."""
     import numpy as np
 
     var = var.find()
     if var.kind == "leaf":
-        return [(var, np.arange(var.size))] if var.size != 1 else []  # type: ignore[arg-type]  # sizes are known here
+        return [(var, np.arange(var.size))] if ones or var.size != 1 else []  # type: ignore[arg-type]  # sizes are known here
     sizes = [int(part.find().size) for part in var.parts]  # type: ignore[arg-type]
     found = []
     if var.kind == "product":
@@ -100,11 +101,11 @@ def leaf_digits(var: AxisVar) -> list[tuple[AxisVar, Array]]:
         for part, size in zip(var.parts, sizes, strict=True):
             stride //= size
             digit = place // stride % size
-            found += [(leaf, digits[digit]) for leaf, digits in leaf_digits(part)]
+            found += [(leaf, digits[digit]) for leaf, digits in leaf_digits(part, ones)]
         return found
     offset = 0
     for part, size in zip(var.parts, sizes, strict=True):
-        for leaf, digits in leaf_digits(part):
+        for leaf, digits in leaf_digits(part, ones):
             wide = np.full(sum(sizes), -1)
             wide[offset : offset + size] = digits
             found.append((leaf, wide))
@@ -144,13 +145,42 @@ class NodeSet:
         places = self.digits()
         scope: dict[AxisVar, Array] = {}
         for var, place in zip(self.components, places, strict=True):
-            for leaf, digits in leaf_digits(var):
-                scope.setdefault(leaf, digits[place])
+            note_digits(var, place, scope, index)
         total: Array = 0
         for var, place in zip(self.components, places, strict=True):
             root = var.find()
             total = total * root.size + image(root, place, scope, element, index)
         return total
+
+
+def subaxes(var: AxisVar) -> Iterator[AxisVar]:
+    """An axis and all axes that it is made of, those of size 1 apart."""
+    root = var.find()
+    if root.size != 1:
+        yield root
+        for part in root.parts:
+            yield from subaxes(part)
+
+
+def note_digits(
+    var: AxisVar, place: Array, scope: dict[AxisVar, Array], index: Mapping[AxisVar, tuple[AxisVar, ...]]
+) -> None:
+    """Note the digits of all leaves of an axis, and of every sum that indexes others and has one of them as a part."""
+    for leaf, digits in leaf_digits(var, ones=True):
+        scope.setdefault(leaf, digits[place])
+    for total in {o for outer in index.values() for o in outer if o.kind == "sum"} - scope.keys():
+        offset = 0
+        for part in total.parts:
+            digits = scope.get(part.find())
+            if digits is not None:
+                scope[total] = offset + digits if total not in scope else _either(scope[total], offset + digits, digits)
+            offset += int(str(part.size))
+
+
+def _either(one: Array, other: Array, digits: Array) -> Array:
+    import numpy as np
+
+    return np.where(digits >= 0, other, one)
 
 
 def image(
@@ -180,7 +210,8 @@ def image(
     for part, size in zip(parts, sizes, strict=True):
         inside = (place >= offset) & (place < offset + size)
         local = np.clip(place - offset, 0, size - 1)
-        own = {leaf: digits[local] for leaf, digits in leaf_digits(part)}
+        own: dict[AxisVar, Array] = {}
+        note_digits(part, local, own, index)
         moved = np.where(inside, offset + image(part, local, {**scope, **own}, element, index), moved)
         offset += size
     return moved
@@ -194,12 +225,12 @@ def set_atoms(
         return {}
     places = nodes.digits()
     found: dict[Atom, Array] = {}
-    for (outer_axis, leaf), place in zip(nodes.outers, places[:-1], strict=True):
-        term = axes_terms[outer_axis]
+    for (outer_axis, outer), place in zip(nodes.outers, places[:-1], strict=True):
+        term, inside = axes_terms[outer_axis], dict(leaf_digits(outer))
         for name in term.names if term else ():
             for k, (own, _) in enumerate(leaf_digits(letters[name[0]][name[1]])):
-                if own is leaf:
-                    found.setdefault((*name, k), place)
+                if own in inside:
+                    found.setdefault((*name, k), inside[own][place])
     term = axes_terms[axis]
     assert term is not None
     found |= term_atoms(term, places[-1], letters)

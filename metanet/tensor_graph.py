@@ -9,7 +9,7 @@
     kind        [N] int64       place in `vocabulary.ops`
     attributes  [N, A] float32  the op's parameters: columns `vocabulary.attributes`
     shape       [N, 8·7]        the axes of its first result, **counted from the last**: see `AXIS_COLUMNS`
-    origin      [N, 8·10]       which axes of the network's input each of them carries: see `ORIGIN_COLUMNS`
+    origin      [N, 8·12]       which axes of the network's input each of them carries: see `ORIGIN_COLUMNS`
     position    [N, 9]          depth and degree: see `POSITION_COLUMNS`
     level       [N] int64       how many regions it is inside of
     depth       [N] int64       longest path from an input
@@ -66,8 +66,9 @@ AXIS_COLUMNS = ("present", "size", "symbolic", "pinned", "factors", "inner", "su
 """Of each of 8 axes: is there one; its size (`number`); is it symbolic; is it pinned; how many factors or parts it has
 (`number`); the size of the innermost; is it a concatenation."""
 
-ORIGIN_COLUMNS = tuple(f"{end}{axis}" for end in ("outer", "inner") for axis in range(5))
-"""Of each of 8 axes: axis 0 … 4 of a network input that its outermost factor carries, and its innermost factor. All
+ORIGIN_COLUMNS = tuple(f"{end}{part}" for end in ("outer", "inner") for part in (0, 1, 2, 3, 4, "reversed"))
+"""Of each of 8 axes: axis 0 … 4 of a network input that its outermost factor carries, and whether in reverse (`flip`);
+the same of its innermost factor. Windows (of convolutions, pools, `im2col`) carry the axis that they walk along. All
 zero where a factor comes from no input axis."""
 
 POSITION_COLUMNS = (
@@ -168,6 +169,7 @@ class _Reader:
         self.graph, self.words = graph, words
         self.axes = derive_axes(graph)
         self.origins: dict[AxisVar, int] = {}
+        self.reversed: dict[Value, frozenset[AxisVar]] = {}
         self.place: dict[Value, tuple[int, int]] = {}  # value -> (op node, which result)
         self.ops: list[str] = []
         self.kinds: list[int] = []
@@ -223,6 +225,27 @@ class _Reader:
                     self.flow(value, index, 3, slot)
         return own
 
+    def carry(self, node: Node) -> None:
+        """Note which input axes the results of a node carry. Leaves that it makes (windows and taps) carry the pinned
+        axes of its operands, in turn."""
+        known = self.axes.values
+        backward = frozenset[AxisVar]().union(*(self.reversed.get(v, ()) for v in node.inputs))
+        if node.op.name == "flip":
+            backward ^= {*known[node.operands[0]][node.call.axis(node.call.params.axis)].leaves()}
+        made = [leaf for v in node.outputs for var in known.get(v, ()) for leaf in var.leaves()]
+        own = [leaf for leaf in dict.fromkeys(made) if leaf.pin is not None and leaf.pin.node == node.name]
+        fresh = [leaf for leaf in own if leaf not in self.origins]
+        if fresh:
+            read = [leaf for v in node.operands for var in known.get(v, ()) for leaf in var.leaves()]
+            gone = [leaf for leaf in dict.fromkeys(read) if leaf in self.origins and leaf not in made]
+            for k, leaf in enumerate(fresh if gone else ()):
+                source = gone[k % len(gone)]
+                self.origins[leaf] = self.origins[source]
+                if source in backward:
+                    backward |= {leaf}
+        if backward:
+            self.reversed.update(dict.fromkeys(node.outputs, backward))
+
     def enter(self, node: Node, n: int, level: int) -> list[int]:
         region = node.regions[n]
         formals = len(region.inputs) - node.captures
@@ -244,6 +267,7 @@ class _Reader:
         self.values.append(node.outputs[0])
         for i, value in enumerate(node.outputs):
             self.place[value] = (index, i)
+        self.carry(node)
         column = self.words.places["attributes"]
         for name, amount in attributes(node):
             found = column.get(name)
@@ -310,13 +334,15 @@ class _Reader:
     def value_axes(self, value: Value) -> tuple[list[float], list[float]]:
         variables = self.axes.values.get(value) or tuple(AxisVar(size) for size in value.type.shape)
         shape = value.type.shape
-        origin: list[float] = [0.0] * (MAX_AXES * len(ORIGIN_COLUMNS))
+        width, backward = len(ORIGIN_COLUMNS), self.reversed.get(value, ())
+        origin: list[float] = [0.0] * (MAX_AXES * width)
         for i, var in enumerate(reversed(variables[-MAX_AXES:])):
             leaves = list(var.leaves())
-            for end, leaf in ((0, leaves[:1]), (5, leaves[-1:])):
+            for end, leaf in ((0, leaves[:1]), (width // 2, leaves[-1:])):
                 axis = self.origins.get(leaf[0]) if leaf else None
                 if axis is not None:
-                    origin[i * len(ORIGIN_COLUMNS) + end + axis] = 1.0
+                    origin[i * width + end + axis] = 1.0
+                    origin[i * width + end + 5] = float(leaf[0] in backward)
         return _axes_features(variables[::-1], shape[::-1]), origin
 
     def positions(self, feeds: Ints, weighs: Ints) -> tuple[Ints, Floats]:

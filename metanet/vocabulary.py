@@ -190,7 +190,8 @@ _known: dict[Any, Pairs] = {}
 def _attributes(node: Node) -> Pairs:
     values = {name: getattr(node.params, name) for name in type(node.params).model_fields}
     if node.op.spelled is not None:
-        values |= node.op.spelled(node.call, node.bound)
+        spelled = node.op.spelled(node.call, node.bound)
+        values |= {name: value for name, value in spelled.items() if name in values}
     for name, value in values.items():
         if isinstance(value, str) and not isinstance(getattr(node.params, name), str):
             values[name] = "else"  # the op's own word for a case that its schema has none for
