@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.load import loads
+from archc.ir.cost import count_params
 from archc.ir.graph import Graph
 
 if TYPE_CHECKING:
@@ -37,14 +38,7 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """How many numbers it has."""
-        return count(self.graph)
-
-
-def count(graph: Graph) -> int:
-    """The numbers in all parameters of a graph."""
-    import math
-
-    return sum(math.prod(p.shape) for p in graph.parameters().values())
+        return count_params(self.graph.parameters().values())
 
 
 def _pick(rng: Rng, *choices: Any) -> Any:
@@ -159,7 +153,7 @@ def architectures(family: str, number: int, seed: int = 0) -> list[Architecture]
             f"arch {name}\n\ninput  image: f32[N, 1, 8, 8]\noutput logits: f32[N, 10]\n\nlogits = image -> {chain}\n"
         )
         graph = loads(text)
-        if chain not in found and count(graph) <= MAX_PARAMETERS:
+        if chain not in found and count_params(graph.parameters().values()) <= MAX_PARAMETERS:
             found[chain] = Architecture(name, family, text, graph)
     raise AssertionError(f"the family {family} has fewer than {number} small architectures")
 
