@@ -17,11 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from archc.metanet.ghn.plan import SLOTS, Factor, Piece, WeightPlan
+from archc.metanet.ghn.turns import identity, products, turned
 
 PARTS = 8
 """Parts of a concatenation that are told apart; those beyond count as the last."""
@@ -45,67 +48,105 @@ class Decoder(nn.Module):
         signs = _directions(PARTS, width, 2).sign()
         signs[0] = 1.0
         self.part = nn.Parameter(signs)
-        self.slots = nn.ModuleDict({slot: _SlotHead(hidden, mix) for slot in SLOTS})
+        self.slots = nn.ModuleList(_SlotHead(hidden, mix) for _ in SLOTS)
         self.index_bank = nn.Parameter(torch.randn(mix, width * rank) / math.sqrt(width * mix))
         self.grid_bank = nn.Parameter(torch.randn(mix, grid * grid * rank) * _decay(grid, rank) / math.sqrt(mix))
         self.index_mean = nn.Parameter(torch.randn(len(SLOTS), width * rank) / math.sqrt(width))
         self.grid_mean = nn.Parameter(torch.randn(len(SLOTS), grid * grid * rank) * _decay(grid, rank))
-        self.gain = nn.Linear(hidden, 2)
+        self.fine_bank = nn.Parameter(torch.randn(mix, grid * grid * rank) * _decay(grid, rank) / math.sqrt(mix))
+        self.fine_mean = nn.Parameter(torch.randn(len(SLOTS), grid * grid * rank) * _decay(grid, rank))
+        self.gain = nn.Linear(2 * hidden, 2)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
 
-    def forward(self, nodes: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
-        """The weights of `plans`, node vector by node vector; nothing for those that are kept."""
+    def forward(self, nodes: Tensor, turns: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
+        """The weights of `plans`, node vector by node vector; what is kept has the values that the program gives."""
         chosen = [i for i, plan in enumerate(plans) if plan.rule != "kept" and plan.size]
-        found: dict[int, Tensor] = {}
-        if chosen:
-            vectors = nodes[torch.tensor(chosen)]
-            of = [plans[i] for i in chosen]
-            factors = [self._slot(s, vectors, of) for s in range(len(SLOTS))]
-            raw = [_joined([f[k] for f in factors], self.rank) for k in range(len(of))]
-            found = dict(zip(chosen, self._scaled(raw, vectors, of), strict=True))
+        # Gains and biases first: all of them are one product.
+        chosen.sort(key=lambda i: not _is_row(plans[i]))
+        if not chosen:
+            return [_base(plan) for plan in plans]
+        places = torch.tensor(chosen)
+        vectors, turned_by = nodes[places], turns[places]
+        of = [plans[i] for i in chosen]
+        rows = sum(_is_row(plan) for plan in of)
+        raw = [self._rows(vectors[:rows], of[:rows])] if rows else []
+        if rows < len(of):
+            factors = [self._slot(s, vectors[rows:], turned_by[rows:], of[rows:]) for s in range(len(SLOTS))]
+            raw += [_joined(parts, self.rank).reshape(-1) for parts in zip(*factors, strict=True)]
+        found = dict(zip(chosen, self._scaled(torch.cat(raw), vectors, of), strict=True))
         return [found[i] if i in found else _base(plan) for i, plan in enumerate(plans)]
 
-    def _scaled(self, raw: list[Tensor], vectors: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
+    def _scaled(self, flat: Tensor, vectors: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
         """Each weight in its own size: matrices have exactly the deviation that fan-in and gain say."""
         sizes = [plan.size for plan in plans]
-        segment = torch.repeat_interleave(torch.arange(len(plans)), torch.tensor(sizes))
-        flat = torch.cat([r.reshape(-1) for r in raw])
-        square = flat.new_zeros(len(plans)).index_add(0, segment, flat.square()) / torch.tensor(sizes)
         gain, shift = self.gain(vectors).clamp(-4.0, 4.0).exp().unbind(1)
         matrix = torch.tensor([plan.rule == "matrix" for plan in plans])
-        scale = torch.tensor([plan.scale for plan in plans])
-        factor = torch.where(matrix, scale * gain / (square + 1e-8).sqrt(), OFFSET * shift)
-        base = torch.tensor([plan.base for plan in plans])
-        values = flat * factor[segment] + base[segment]
-        return [
-            _with_values(part.view(plan.shape), plan) for part, plan in zip(values.split(sizes), plans, strict=True)
-        ]
+        factor = torch.where(matrix, torch.tensor([plan.scale for plan in plans]) * gain, OFFSET * shift)
+        values: Tensor = _Scaled.apply(flat, factor, matrix, torch.tensor(sizes))
+        parts = torch.split(values, sizes)
+        return [_based(part.view(plan.shape), plan) for part, plan in zip(parts, plans, strict=True)]
 
-    def _slot(self, s: int, vectors: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor | None]:
+    def _tables(self, s: int, vectors: Tensor) -> Tensor:
+        """How each weight weighs the embeddings along one of its axes, [p, width, rank]."""
+        mixed = cast(_SlotHead, self.slots[s]).index(vectors) @ self.index_bank + self.index_mean[s]
+        return mixed.view(-1, self.width, self.rank)
+
+    def _used(self, plans: Sequence[WeightPlan], s: int) -> tuple[Tensor, int]:
+        """The embeddings that plain axes use: `length` of the table of indices, and all labels after them."""
+        length = max((plan.slots[s][0].size for plan in plans), default=0)
+        length = min(length, len(self.index))
+        return torch.cat([self.index[:length], self.label]), length
+
+    def _rows(self, vectors: Tensor, plans: Sequence[WeightPlan]) -> Tensor:
+        """The elements of weights with one plain axis, one weight after the other."""
+        used, length = self._used(plans, 0)
+        values = used @ self._tables(0, vectors).sum(2).t() / math.sqrt(self.rank)  # [used, p]
+        return values.flatten()[_places(plans, 0, length)]
+
+    def _slot(self, s: int, vectors: Tensor, turns: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor | None]:
         """For each weight the factor of one slot, [size, rank]; None where the weight has no such axis."""
-        head = self.slots[SLOTS[s]]
         pieces = [plan.slots[s] for plan in plans]
-        tabled = [i for i, p in enumerate(pieces) if any(f.kind != "grid" for piece in p for f in piece.factors)]
-        gridded = [i for i, p in enumerate(pieces) if any(f.kind == "grid" for piece in p for f in piece.factors)]
+        found: list[Tensor | None] = [None] * len(plans)
+        plain = [i for i, p in enumerate(pieces) if _is_plain(p)]
+        tabled = plain + [i for i, p in enumerate(pieces) if not _is_plain(p) and _has(p, "index", "label")]
+        gridded = [i for i, p in enumerate(pieces) if _has(p, "grid")]
         tables: dict[int, Tensor] = {}
         if tabled:
-            mixed = head.index(vectors[tabled]) @ self.index_bank + self.index_mean[s]
-            tables = dict(zip(tabled, mixed.view(len(tabled), self.width, self.rank).unbind(0), strict=True))
-        grids: dict[int, Tensor] = {}
+            mixed = self._tables(s, vectors[torch.tensor(tabled)])
+            tables = dict(zip(tabled[len(plain) :], mixed[len(plain) :].unbind(0), strict=True))
+        if plain:
+            of = [plans[i] for i in plain]
+            used, length = self._used(of, s)
+            values = torch.einsum("sd,pdr->spr", used, mixed[: len(plain)]).flatten(0, 1)
+            parts = torch.split(values[_places(of, s, length)], [pieces[i][0].size for i in plain])
+            for i, part in zip(plain, parts, strict=True):
+                found[i] = part
+        grids: dict[int, list[Tensor]] = {}
         if gridded:
-            own = vectors[gridded]
-            mixed = (head.grid(own) @ self.grid_bank + self.grid_mean[s]).view(-1, self.grid, self.grid, self.rank)
-            grids = dict(zip(gridded, _turned(mixed, head.turn(own)).unbind(0), strict=True))
-        return [self._pieces(p, tables.get(i), grids.get(i)) for i, p in enumerate(pieces)]
+            rows = torch.tensor(gridded)
+            own = vectors[rows]
+            head = cast(_SlotHead, self.slots[s])
+            turn = torch.einsum("pi,pj,ijk->pk", head.turn(own) + identity(), turns[rows], products())
+            mixed = head.grid(own)
+            shape = (len(gridded), self.grid, self.grid, self.rank)
+            coarse = turned((mixed @ self.grid_bank + self.grid_mean[s]).view(shape), turn)
+            pairs = [coarse.unbind(0)]
+            if any(sum(f.kind == "grid" for piece in pieces[i] for f in piece.factors) > 2 for i in gridded):
+                pairs.append(turned((mixed @ self.fine_bank + self.fine_mean[s]).view(shape), turn).unbind(0))
+            grids = {i: [part[k] for part in pairs] for k, i in enumerate(gridded)}
+        for i, p in enumerate(pieces):
+            if found[i] is None:
+                found[i] = self._pieces(p, tables.get(i), grids.get(i))
+        return found
 
-    def _pieces(self, pieces: tuple[Piece, ...], table: Tensor | None, grid: Tensor | None) -> Tensor | None:
+    def _pieces(self, pieces: tuple[Piece, ...], table: Tensor | None, grid: list[Tensor] | None) -> Tensor | None:
         parts = [self._piece(piece, table, grid) for piece in pieces if piece.factors and piece.size]
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _piece(self, piece: Piece, table: Tensor | None, grid: Tensor | None) -> Tensor:
+    def _piece(self, piece: Piece, table: Tensor | None, grid: list[Tensor] | None) -> Tensor:
         """[size, rank]: the product of the functions of all factors of an axis."""
         places = [i for i, f in enumerate(piece.factors) if f.kind == "grid"]
         sizes = [f.size for f in piece.factors]
@@ -123,19 +164,22 @@ class Decoder(nn.Module):
         assert result is not None
         return result.reshape(-1, self.rank)
 
-    def _positions(self, factors: tuple[Factor, ...], places: list[int], sizes: list[int], grid: Tensor) -> Tensor:
-        """The function of all ordered coordinates of an axis; the last two of them are taken together."""
-        last = places[-2:]
-        rows = cosines(sizes[last[0]], self.grid)
-        if len(last) == 2:
-            wide = cosines(sizes[last[1]], self.grid)
-            value = torch.einsum("ua,vb,abr->uvr", rows, wide, grid)
-        else:
-            value = rows @ grid[:, 0]
-        result = value.view(*(n if i in last else 1 for i, n in enumerate(sizes)), self.rank)
-        for k, i in enumerate(places[:-2]):  # a third coordinate has a function of its own, from the same coefficients
-            other = cosines(sizes[i], self.grid) @ grid[:, k + 1 if k + 1 < self.grid else -1]
-            result = result * other.view(*(n if j == i else 1 for j, n in enumerate(sizes)), self.rank)
+    def _positions(
+        self, factors: tuple[Factor, ...], places: list[int], sizes: list[int], grid: list[Tensor]
+    ) -> Tensor:
+        """The function of all ordered coordinates of an axis: the last two of them are a plane, those before another,
+        as places in a patch and places of patches are. One alone is the second axis of a plane."""
+        pairs = [places[max(0, k - 2) : k] for k in range(len(places), 0, -2)]
+        result: Tensor | None = None
+        for k, pair in enumerate(pairs):
+            own = grid[min(k, len(grid) - 1)]
+            if len(pair) == 2:
+                value = planes(sizes[pair[0]], sizes[pair[1]], self.grid) @ own.flatten(0, 1)
+            else:
+                value = cosines(sizes[pair[0]], self.grid) @ own[0]
+            value = value.view(*(n if i in pair else 1 for i, n in enumerate(sizes)), self.rank)
+            result = value if result is None else result * value
+        assert result is not None
         return result
 
     def _embedding(self, factor: Factor) -> Tensor:
@@ -149,33 +193,28 @@ class Decoder(nn.Module):
 
 
 class _SlotHead(nn.Module):
-    """What a weight's vector says of one of its axes."""
+    """What a weight's vector says of one of its axes: at first mostly by what it is, less by where it stands."""
 
     def __init__(self, hidden: int, mix: int) -> None:
         super().__init__()
-        self.index = nn.Linear(hidden, mix)
-        self.grid = nn.Linear(hidden, mix)
-        self.turn = nn.Linear(hidden, 8)
-        nn.init.normal_(self.turn.weight, std=0.1 / math.sqrt(hidden))
+        self.index = nn.Linear(2 * hidden, mix)
+        self.grid = nn.Linear(2 * hidden, mix)
+        self.turn = nn.Linear(2 * hidden, 8)
+        nn.init.zeros_(self.turn.weight)
         nn.init.zeros_(self.turn.bias)
         with torch.no_grad():
-            self.turn.bias[0] = 1.0
+            for layer in (self.index, self.grid):
+                layer.weight[:, hidden:] *= CONTEXT
 
+
+CONTEXT = 0.2
+"""Weight of a place's vector in an untrained model, that of a role being 1: nets share most of what they begin with."""
+
+PLAIN = 64
+"""An axis of so many embeddings or fewer is looked up together with those of other weights."""
 
 OFFSET = 0.1
 """How far an untrained model moves gains and biases from where they start."""
-
-
-def _turned(grid: Tensor, turn: Tensor) -> Tensor:
-    """Coefficients [p, K, K, R] as combinations of their eight turns, by [p, 8]: identity, mirror v,
-    mirror u, both; then the same of the transposed."""
-    size = grid.shape[1]
-    signs = 1.0 - 2.0 * (torch.arange(size) % 2)
-    ones = torch.ones(size)
-    plain = torch.stack([torch.outer(a, b) for a in (ones, signs) for b in (ones, signs)])  # [4, K, K]
-    first, second = (turn[:, k : k + 4] @ plain.view(4, -1) for k in (0, 4))
-    shape = (-1, size, size, 1)
-    return grid * first.view(shape) + grid.transpose(1, 2) * second.view(shape)
 
 
 def _joined(factors: list[Tensor | None], rank: int) -> Tensor:
@@ -192,16 +231,63 @@ def _joined(factors: list[Tensor | None], rank: int) -> Tensor:
     return first @ product.t()
 
 
+class _Scaled(torch.autograd.Function):
+    """Segments of a vector, each times its factor; those of matrices are first brought to a mean square of 1."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, factor: Tensor, matrix: Tensor, sizes: Tensor) -> Tensor:
+        segment = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        square = flat.new_zeros(len(sizes)).index_add_(0, segment, flat.square()) / sizes
+        inverse = torch.where(matrix, (square + 1e-8).rsqrt(), 1.0)
+        ctx.save_for_backward(flat, factor, inverse, matrix, sizes, segment)
+        return flat * (factor * inverse)[segment]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        flat, factor, inverse, matrix, sizes, segment = ctx.saved_tensors
+        grad = grads[0]
+        along = flat.new_zeros(len(sizes)).index_add_(0, segment, grad * flat)
+        # y = a·x/s with s² the mean square of x: dx = a/s · (dy - x · (dy·x) / (n s²))
+        pulled = torch.where(matrix, factor * inverse**3 * along / sizes, 0.0)
+        return grad * (factor * inverse)[segment] - flat * pulled[segment], along * inverse, None, None
+
+
+def _is_plain(pieces: tuple[Piece, ...]) -> bool:
+    """Is an axis one run of embeddings that a table may hold?"""
+    return (
+        len(pieces) == 1
+        and len(pieces[0].factors) == 1
+        and pieces[0].factors[0].kind != "grid"
+        and (pieces[0].size <= PLAIN)
+    )
+
+
+def _is_row(plan: WeightPlan) -> bool:
+    return _is_plain(plan.slots[0]) and len(plan.shape) == 1
+
+
+def _has(pieces: tuple[Piece, ...], *kinds: str) -> bool:
+    return any(factor.kind in kinds for piece in pieces for factor in piece.factors)
+
+
+def _places(plans: Sequence[WeightPlan], s: int, length: int) -> Tensor:
+    """Where the elements of plain axes stand in [used, weights], flattened: axis after axis."""
+    count, found = len(plans), []
+    for p, plan in enumerate(plans):
+        first = length if plan.slots[s][0].factors[0].kind == "label" else 0
+        found.append(np.arange(first, first + plan.slots[s][0].size) * count + p)
+    return torch.from_numpy(np.concatenate(found))
+
+
 def _base(plan: WeightPlan) -> Tensor:
     """The values that the program gives."""
-    return _with_values(torch.full(plan.shape, plan.base), plan)
+    return _based(torch.zeros(plan.shape), plan)
 
 
-def _with_values(value: Tensor, plan: WeightPlan) -> Tensor:
-    init = plan.parameter.init
-    if init.kind != "values":
-        return value
-    return value + torch.tensor(init.values, dtype=value.dtype).view(plan.shape)
+def _based(value: Tensor, plan: WeightPlan) -> Tensor:
+    if plan.parameter.init.kind == "values":
+        return value + torch.tensor(plan.parameter.init.values, dtype=value.dtype).view(plan.shape)
+    return value + plan.base if plan.base else value
 
 
 @lru_cache(maxsize=512)
@@ -215,6 +301,13 @@ def cosines(size: int, count: int) -> Tensor:
     u = torch.arange(size, dtype=torch.float64) + 0.5
     waves = torch.cos(math.pi * u[:, None] * a / size) * torch.where(a > 0, math.sqrt(2.0), 1.0)
     return torch.where(a < size, waves, 0.0).float()
+
+
+@lru_cache(maxsize=512)
+def planes(rows: int, columns: int, count: int) -> Tensor:
+    """[rows · columns, count²]: products of the cosines along two axes."""
+    u, v = cosines(rows, count), cosines(columns, count)
+    return torch.einsum("ua,vb->uvab", u, v).reshape(rows * columns, count * count)
 
 
 @lru_cache(maxsize=64)
@@ -233,8 +326,9 @@ def _directions(count: int, width: int, seed: int) -> Tensor:
 
 
 def _decay(grid: int, rank: int) -> Tensor:
-    """Deviations of coefficients by frequency: smooth functions first; the sum of squares is 1."""
+    """Deviations of coefficients by frequency: smooth functions first, but not the sum; their squares add up to 1."""
     a = torch.arange(grid)
-    size = 1.0 / (1.0 + 0.5 * (a[:, None] ** 2 + a**2)).sqrt()
+    size = 1.0 / (1.0 + 0.1 * (a[:, None] ** 2 + a**2)).sqrt()
+    size[0, 0] *= 0.3  # the sum of all pixels tells little
     size = size / size.square().sum().sqrt()
     return size.view(-1, 1).expand(-1, rank).reshape(-1)

@@ -82,5 +82,3 @@ def _slots(graph: Graph) -> dict[tuple[str, str], list[str]]:
                 seen.add(parameter.name)
                 found.setdefault((node.op.name, role), []).append(parameter.name)
     return found
-
-

@@ -41,8 +41,8 @@ def kaiming(graph: Graph, seed: int) -> Start:
 
 
 def architecture_aware(graph: Graph, seed: int) -> Start:
-    """Chen et al. (https://arxiv.org/abs/2402.17440): N(0, 2 / (fan_in · d)), where the layer reads a sum of d terms, and
-    a rate that falls as (Σ L³)^-½ over all paths from input to output; 1 for a chain of three layers.
+    """Chen et al. (https://arxiv.org/abs/2402.17440): N(0, 2 / (fan_in · d)), where the layer reads a sum of d terms,
+    and a rate that falls as (Σ L³)^-½ over all paths from input to output; 1 for a chain of three layers.
 
     What is summed is counted through ops without weights; a norm makes one term of it.
     """
@@ -59,7 +59,7 @@ STARTS = {"kaiming": kaiming, "aware": architecture_aware}
 def _draw(graph: Graph, seed: int, terms: Mapping[str, int]) -> Weights:
     found: Weights = {}
     drawn = {
-        parameter.name: (node, role)
+        parameter.name: node.name
         for node in graph.walk()
         for role, parameter in node.weights.items()
         if node.op.name in _DRAWN and parameter.trainable and "norm" not in role
@@ -67,10 +67,9 @@ def _draw(graph: Graph, seed: int, terms: Mapping[str, int]) -> Weights:
     for name, parameter in graph.parameters().items():
         init = parameter.init
         if name in drawn:
-            node, role = drawn[name]
             fan_in = fans(parameter.shape)[0]
-            weight = len(parameter.shape) > 1
-            init = Init("normal", math.sqrt(2 / (max(1, fan_in) * terms.get(node.name, 1)))) if weight else Init("constant")
+            variance = 2 / (max(1, fan_in) * terms.get(drawn[name], 1))
+            init = Init("normal", math.sqrt(variance)) if len(parameter.shape) > 1 else Init("constant")
         found[name] = np.asarray(init.sample(parameter.shape, seed, name), np.float32)
     return found
 
@@ -112,7 +111,10 @@ def _actuals(region: Graph, node: Node) -> list[Value | None]:
 
 
 def _sum(powers: Sequence[Powers]) -> Powers | None:
-    return (sum(p[0] for p in powers), sum(p[1] for p in powers), sum(p[2] for p in powers), sum(p[3] for p in powers)) if powers else None
+    if not powers:
+        return None
+    a, b, c, d = (sum(p[k] for p in powers) for k in range(4))
+    return a, b, c, d
 
 
 def _longer(p: Powers) -> Powers:

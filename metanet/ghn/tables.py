@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archc.metanet.ghn.model import Encoder, Ghn, GhnConfig, normal
+from archc.metanet.ghn.model import Edges, Encoder, Ghn, GhnConfig, normal
 from archc.metanet.ghn.nets import Net
 from archc.metanet.ghn.subject import Subject
 from archc.metanet.tensor_graph import POSITION_COLUMNS
@@ -131,9 +131,7 @@ def _bag(subject: Subject, name: str) -> Subject:
     nothing = torch.zeros(0, 2, dtype=torch.long)
     flows = torch.zeros(0, 3, dtype=torch.long)
     position = _nowhere(subject)
-    return replace(
-        subject, feeds=nothing.t(), flows=flows, inside=nothing.t(), regions=nothing, position=position
-    )
+    return replace(subject, feeds=nothing.t(), flows=flows, inside=nothing.t(), regions=nothing, position=position)
 
 
 def _nowhere(subject: Subject) -> Tensor:
@@ -155,20 +153,20 @@ class _Context(Encoder):
     """Neighbours are heard as what they are by themselves: op and attributes, the same in every round."""
 
     def start(self, batch: Subject, tasks: Tensor, weights: Tensor) -> Tensor:
-        state = self.kind(batch.kind) + F.embedding_bag(
-            batch.columns, self.attributes, batch.starts, mode="sum", per_sample_weights=batch.amounts
-        )
-        self._key = normal(state)
+        self._key = normal(self.kind(batch.kind) + self.described(batch))
         return super().start(batch, tasks, weights)
 
-    def heard(self, state: Tensor, batch: Subject) -> Tensor:
-        return super().heard(self._key, batch)
+    def heard(self, state: Tensor, batch: Subject, edges: Edges | None) -> Tensor:
+        return super().heard(self._key, batch, edges)
+
+    def turned(self, batch: Subject, rounds: int) -> Tensor:
+        return super().turned(batch, min(rounds, 1))
 
 
 class _Bag(Encoder):
     """Every op hears the mean over its net."""
 
-    def heard(self, state: Tensor, batch: Subject) -> Tensor:
+    def heard(self, state: Tensor, batch: Subject, edges: Edges | None) -> Tensor:
         label = self.flow.weight[0] + self.slot.weight[0] + self.result.weight[0]
         region = self.region.weight[0] + self.member.weight[0]
         sent = self.senders(state).view(len(state), 4, -1) + torch.stack([label, label, region, region])

@@ -53,6 +53,7 @@ class TrainConfig(BaseModel):
     lr: float = Field(2e-3, gt=0, description="the highest learning rate, of AdamW")
     weight_decay: float = Field(1e-4, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    net_clip: float = Field(1.0, gt=0, description="largest norm of the gradient of one net, by its weights")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the run")
     seed: int = Field(0, ge=0)
 
@@ -103,7 +104,7 @@ class Trainer:
         decayed = [p for p in self.parameters if p.ndim > 1]
         spared = [p for p in self.parameters if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
         self.progress = Progress()
         self.team = Team()
         self._recent: list[float] = []
@@ -148,18 +149,18 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         mine = list(enumerate(nets))[self.team.rank :: self.team.size]
         predicted = self.model([net.subject for _, net in mine], [data.index] * len(mine)) if mine else []
-        losses = []
+        outputs: list[Tensor] = []
+        pulls: list[Tensor] = []
         for (k, net), weights in zip(mine, predicted, strict=True):
             inputs, targets = data.batch("train", self.config.batch, 0, self.config.seed, number, k)
-            net.module.train()
-            loss = data.task.objective.loss(net.run(weights, inputs), targets, 0.0)
-            if math.isfinite(float(loss.detach())):
-                losses.append(loss)
-            else:
+            pull = self._pull(net, weights, data, inputs, targets)
+            if pull is None:
                 self.progress.skipped += 1
-        if losses:
-            (torch.stack(losses).sum() / len(nets)).backward()  # type: ignore[no-untyped-call]
-            self._recent.append(float(torch.stack(losses).detach().mean()))
+                continue
+            outputs += [weights[name] for name in pull]
+            pulls += [grad / len(nets) for grad in pull.values()]
+        if outputs:
+            torch.autograd.backward(outputs, pulls)
         self.team.sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], self.config.clip)
         if bool(norm.isfinite()):
@@ -168,6 +169,24 @@ class Trainer:
             self.progress.skipped += len(nets)
         self.progress.step += 1
         self.progress.batches += len(nets)
+
+    def _pull(
+        self, net: Net, weights: dict[str, Tensor], data: Data, inputs: tuple[Tensor, ...], targets: Tensor
+    ) -> dict[str, Tensor] | None:
+        """The gradient of a net's loss by its predicted weights, of norm `net_clip` at most: no net speaks for the
+        others. None when loss or gradient is not finite."""
+        leaves = {n: w.detach().requires_grad_(True) for n, w in weights.items() if w.requires_grad}
+        net.module.train()
+        loss = data.task.objective.loss(net.run({**weights, **leaves}, inputs), targets, 0.0)
+        names = list(leaves)
+        grads = torch.autograd.grad(loss, [leaves[n] for n in names], allow_unused=True)
+        found = {n: g for n, g in zip(names, grads, strict=True) if g is not None}
+        norm = float(torch.stack([g.square().sum() for g in found.values()]).sum().sqrt())
+        if not math.isfinite(norm) or not math.isfinite(float(loss.detach())):
+            return None
+        self._recent.append(float(loss.detach()))
+        scale = min(1.0, self.config.net_clip / (norm + 1e-9))
+        return {n: g * scale for n, g in found.items()}
 
     def chosen(self, step: int) -> tuple[Data, list[Net]]:
         """The task and the nets of a step."""
