@@ -130,9 +130,7 @@ class Space:
                 raise Unfit(CompileError(*drawer.sink.in_order()))
         return program.graph
 
-    def _nothing_fits(
-        self, attempts: int, failures: Counter[Any], errors: Mapping[Any, CompileError]
-    ) -> CompileError:
+    def _nothing_fits(self, attempts: int, failures: Counter[Any], errors: Mapping[Any, CompileError]) -> CompileError:
         notes = [
             Note(f"{count} times E{code[1:]}: {message}"
                  + (f" ({label})" if (label := errors[code, span, message].diagnostics[0].label) else ""), span)

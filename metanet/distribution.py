@@ -47,7 +47,7 @@ TASKS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "digits": {"channels": 1, "side": 8, "classes": 10},
         "hard_digits": {"channels": 1, "side": 12, "classes": 10},
-        "add_digits": {"channels": 3, "side": 12, "classes": 10},
+        "add_digits": {"channels": 3, "side": 12, "classes": 28},
         "tiles": {"channels": 1, "side": 16, "classes": 4},
     }
 )
@@ -135,9 +135,7 @@ def twin(drawn: Drawn, split: str = "test", task: str = "hard_digits") -> Graph 
     return None
 
 
-def twin_pairs(
-    count: int, seed: int = 0, split: str = "test", task: str = "hard_digits"
-) -> list[tuple[Graph, Graph]]:
+def twin_pairs(count: int, seed: int = 0, split: str = "test", task: str = "hard_digits") -> list[tuple[Graph, Graph]]:
     """The first `count` networks of a split that have a wiring twin, each with one."""
     pairs: list[tuple[Graph, Graph]] = []
     index = 0

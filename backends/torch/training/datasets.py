@@ -136,14 +136,19 @@ def compose(digit: Array, config: HardDigitsConfig, number: int) -> Array:
     [141, 147]
     """
     rng = counter_rng(config.seed, "compose", number)
-    scale = rng.uniform(*SCALES, (config.copies, 1, 1))
-    places = rng.uniform(0, config.size - 8 * scale, (config.copies, 2, 1))  # of the upper left corner
-    contrast = rng.uniform(*CONTRASTS, (config.copies, 1, 1))
-    centres = (np.arange(config.size) + 0.5 - places) / scale - 0.5  # (copies, 2, size), in pixels of the digit
-    weights = np.maximum(0, 1 - np.abs(centres[..., None] - np.arange(8)))  # (copies, 2, size, 8)
-    canvas = contrast * (weights[:, 0] @ digit @ weights[:, 1].swapaxes(1, 2))
-    canvas = canvas + config.noise * rng.standard_normal(canvas.shape)
-    pixels: Array = np.rint(255 * canvas.clip(0, 1)).astype(np.uint8)[:, None]
+    return paint(np.broadcast_to(digit, (config.copies, 8, 8)), rng, config.size, SCALES, config.noise)[:, None]
+
+
+def paint(digits: Array, rng: np.random.Generator, size: int, scales: tuple[float, float], noise: float) -> Array:
+    """A canvas u8[n, size, size] for each of the digits [n, 8, 8], see `compose`; all numbers are drawn from `rng`."""
+    scale = rng.uniform(*scales, (len(digits), 1, 1))
+    places = rng.uniform(0, size - 8 * scale, (len(digits), 2, 1))  # of the upper left corner
+    contrast = rng.uniform(*CONTRASTS, (len(digits), 1, 1))
+    centres = (np.arange(size) + 0.5 - places) / scale - 0.5  # (n, 2, size), in pixels of the digit
+    weights = np.maximum(0, 1 - np.abs(centres[..., None] - np.arange(8)))  # (n, 2, size, 8)
+    canvas = contrast * (weights[:, 0] @ digits @ weights[:, 1].swapaxes(1, 2))
+    canvas = canvas + noise * rng.standard_normal(canvas.shape)
+    pixels: Array = np.rint(255 * canvas.clip(0, 1)).astype(np.uint8)
     return pixels
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import parse_qsl
 
-from archc.backends.torch.training import datasets, images, text
+from archc.backends.torch.training import composed, datasets, images, text
 from archc.backends.torch.training.options import build
 from archc.backends.torch.training.tasks import Task, TaskKind
 from archc.ir.diagnostics import did_you_mean, fail
@@ -21,9 +21,9 @@ def task_kinds() -> dict[str, TaskKind]:
     """Every kind of task by name: those of archc, then those of installed packages.
 
     >>> sorted(task_kinds())[:2]
-    ['breast_cancer', 'digits']
+    ['add_digits', 'breast_cancer']
     """
-    kinds = {kind.name: kind for kind in (*datasets.KINDS, images.IMAGES, text.TEXT)}
+    kinds = {kind.name: kind for kind in (*datasets.KINDS, *composed.KINDS, images.IMAGES, text.TEXT)}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             kind = entry.load()
