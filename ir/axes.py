@@ -22,7 +22,6 @@ from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.signature import Axis, Letter, Rest, Signature, Size, Sum, Tensor, atoms, parse_signature
 from archc.ir.signature import Product as ProductPattern
 
-
 REPLICAS = {"moe": "expert", "stack": "count"}
 """Letters that an op pins only because their elements are different regions or operands, which may be alike."""
 
@@ -148,9 +147,14 @@ class Axes:
     exchanges: tuple[Exchange, ...] = ()
 
 
-def derive_axes(graph: Graph, distribute: bool = False) -> Axes:
-    """The axis classes of a graph, by unification over its nodes and regions."""
-    derivation = _Derivation()
+def derive_axes(graph: Graph, finer: bool = False) -> Axes:
+    """The axis classes of a graph, by unification over its nodes and regions.
+
+    `finer` finds more of the group at the price of structures that passes over axes do not expect: a product that meets
+    a sum is distributed over it (groups of concatenated channels), and an axis may be indexed by sums, and by factors
+    that stand inside of it.
+    """
+    derivation = _Derivation(finer)
     derivation.graph(graph)
     for value in graph.inputs:
         derivation.pin_all(value, Pin(f"`{value.name}` is an input of the network", span=value.span))
@@ -160,7 +164,8 @@ def derive_axes(graph: Graph, distribute: bool = False) -> Axes:
 
 
 class _Derivation:
-    def __init__(self) -> None:
+    def __init__(self, finer: bool) -> None:
+        self.finer = finer
         self.axes = Axes()
         self.mixing: list[tuple[tuple[AxisVar, ...], list[tuple[AxisVar, ...]]]] = []
 
@@ -190,7 +195,7 @@ class _Derivation:
 
     def node(self, node: Node) -> None:
         signature = node.bound.signature
-        scope = _Scope(node, dict(node.bound.dims))
+        scope = _Scope(node, dict(node.bound.dims), self.finer)
         tensors = [(t, self.of(v)) for t, v in zip(signature.operands, node.operands, strict=True)]
         tensors += [(t, self.of_parameter(node.weights[t.name])) for t in signature.weights if t.name in node.weights]
         tensors += [(t, self.of(v)) for t, v in zip(signature.results, node.outputs, strict=True)]
@@ -216,7 +221,7 @@ class _Derivation:
                 scope.relate(tensor, self.of(value))
             for inner, outer in zip(region.inputs[len(formals) :], node.captured, strict=True):
                 for a, b in zip(self.of(inner), self.of(outer), strict=True):
-                    _unify(a, b)
+                    _unify(a, b, self.finer)
 
     # -- the result -----------------------------------------------------------------------------------------------
 
@@ -240,57 +245,104 @@ class _Derivation:
         return self.axes
 
     def indexed(self, members: Mapping[AxisVar, Sequence[Member]]) -> dict[AxisVar, tuple[AxisVar, ...]]:
-        """For each free leaf the outer leaves that index it."""
-        tensors = [
-            ([list(v.leaves()) for v in axes], [[f for f in _flat_factors(v) if f.kind == "leaf"] for v in axes])
-            for axes in (*self.axes.parameters.values(), *self.axes.values.values())
-        ]
-        candidates: dict[AxisVar, dict[AxisVar, None]] = {leaf: {} for leaf in members}
-        for variables in (*self.axes.parameters.values(), *self.axes.values.values()):
+        """For each free leaf the leaves (or sums) that index it."""
+        candidates: Candidates = {leaf: {} for leaf in members}
+        tensors = (*self.axes.parameters.values(), *self.axes.values.values())
+        for variables in tensors:
             for var in variables:
-                _outer_factors(var.find(), (), candidates)
+                _beside(var.find(), (), candidates, self.finer)
         if not any(candidates.values()):
             return dict.fromkeys(members, ())
-        for axes, factors in tensors:
-            for i, leaves in enumerate(axes):
-                for leaf in leaves:
+        for variables in tensors:
+            leaves, factors = [list(v.leaves()) for v in variables], [set(_flat_factors(v)) for v in variables]
+            for i, own in enumerate(leaves):
+                for leaf in own:
                     for outer in tuple(candidates.get(leaf, ())):
-                        elsewhere = sum(outer in factors[j] for j in range(len(axes)) if j != i)
-                        if outer not in leaves and elsewhere != 1:
+                        known = _known_by(outer)
+                        elsewhere = sum(not known.isdisjoint(f) for j, f in enumerate(factors) if j != i)
+                        if known.isdisjoint(own) and known.isdisjoint(factors[i]) and elsewhere != 1:
                             del candidates[leaf][outer]
         for mixed, variables_of in self.mixing:
             across = {leaf for var in mixed for leaf in var.leaves()}
             for variables in variables_of:
                 for var in variables:
-                    own = set(var.leaves())
-                    for leaf in own:
+                    inside = {*var.leaves(), *_flat_factors(var)}
+                    for leaf in var.leaves():
                         for outer in tuple(candidates.get(leaf, ())):
-                            if outer in across and outer not in own:
+                            known = _known_by(outer)
+                            if not known.isdisjoint(across) and known.isdisjoint(inside):
                                 del candidates[leaf][outer]
-        return {leaf: tuple(o for o in outer if isinstance(o.size, int)) for leaf, outer in candidates.items()}
+        return _without_circles(candidates)
 
 
-def _outer_factors(var: AxisVar, above: tuple[AxisVar, ...], candidates: dict[AxisVar, dict[AxisVar, None]]) -> None:
-    """Note, for each leaf under `var`, the leaves that stand outside it in a product."""
+Candidates = dict[AxisVar, dict[AxisVar, bool]]
+"""For each leaf what may index it, and whether that stands outside of it in some product."""
+
+
+def _beside(var: AxisVar, above: tuple[AxisVar, ...], candidates: Candidates, finer: bool) -> None:
+    """Note, for each leaf under `var`, the leaves that stand outside it in a product; with `finer` sums of leaves too,
+    and leaves that stand inside."""
     if var.kind == "leaf":
         if var in candidates:
-            candidates[var].update((o, None) for o in above if o is not var)
+            candidates[var].update((o, True) for o in above if o is not var)
     elif var.kind == "sum":
         for part in var.parts:
-            _outer_factors(part.find(), above, candidates)
+            _beside(part.find(), above, candidates, finer)
     else:
-        for part in var.parts:
-            factor = part.find()
-            _outer_factors(factor, above, candidates)
-            if factor.kind == "leaf":  # a sum as outer factor indexes nothing: its elements differ in kind
-                above = (*above, factor)
+        factors = [part.find() for part in var.parts]
+        outside = above
+        for factor in factors:
+            _beside(factor, outside, candidates, finer)
+            # the elements of a sum differ in kind; it indexes only where each part is an axis of its own
+            if factor.kind == "leaf" or (finer and _apart(factor)):
+                outside = (*outside, factor)
+        inside = [f for factor in factors for f in _flat_factors(factor) if f.kind == "leaf"] if finer else []
+        for i, leaf in enumerate(inside):
+            if leaf in candidates:
+                for o in inside[i + 1 :]:
+                    if o is not leaf:
+                        candidates[leaf].setdefault(o, False)
+
+
+def _apart(var: AxisVar) -> bool:
+    """Whether an axis is a sum of different leaves."""
+    parts = [part.find() for part in var.parts]
+    return var.kind == "sum" and len(set(parts)) == len(parts) and all(p.kind == "leaf" for p in parts)
+
+
+def _known_by(outer: AxisVar) -> set[AxisVar]:
+    """The axes by which one knows the place on an axis: itself, or a part of a sum."""
+    return {outer, *(part.find() for part in outer.parts)}
+
+
+def _without_circles(candidates: Candidates) -> dict[AxisVar, tuple[AxisVar, ...]]:
+    """What indexes what, without circles: of two that could index each other, the outer one does."""
+    kept: dict[AxisVar, list[AxisVar]] = {leaf: [] for leaf in candidates}
+
+    def leads_to(start: AxisVar, goal: AxisVar) -> bool:
+        waiting, seen = [*_known_by(start)], set[AxisVar]()
+        while waiting:
+            var = waiting.pop()
+            if var is goal:
+                return True
+            if var not in seen:
+                seen.add(var)
+                waiting += [k for o in kept.get(var, ()) for k in _known_by(o)]
+        return False
+
+    for outside in (True, False):
+        for leaf, outer in candidates.items():
+            for o, stands_outside in outer.items():
+                if stands_outside is outside and isinstance(o.size, int) and not leads_to(o, leaf):
+                    kept[leaf].append(o)
+    return {leaf: tuple(outer) for leaf, outer in kept.items()}
 
 
 class _Scope:
     """The letters of one node as variables."""
 
-    def __init__(self, node: Node, sizes: dict[str, Dim | tuple[Dim, ...]]) -> None:
-        self.node, self.sizes = node, sizes
+    def __init__(self, node: Node, sizes: dict[str, Dim | tuple[Dim, ...]], finer: bool) -> None:
+        self.node, self.sizes, self.finer = node, sizes, finer
         self.letters: dict[str, tuple[AxisVar, ...]] = {}
 
     def variables(self, name: str) -> tuple[AxisVar, ...]:
@@ -305,14 +357,14 @@ class _Scope:
                 self._join_rest(axis, variables[position : position + length])
                 position += length
             else:
-                _unify(self._pattern(axis, variables[position].size), variables[position])
+                _unify(self._pattern(axis, variables[position].size), variables[position], self.finer)
                 position += 1
 
     def _join_rest(self, rest: Rest, variables: tuple[AxisVar, ...]) -> None:
         known = self.letters.setdefault(rest.name, variables)
         assert len(known) == len(variables), f"*{rest.name} has two lengths in {self.node}"
         for a, b in zip(known, variables, strict=True):
-            _unify(a, b)
+            _unify(a, b, self.finer)
             if rest.pinned:
                 _pin(a, self._why(rest.name))
 
@@ -370,7 +422,7 @@ def _pin(var: AxisVar, pin: Pin) -> None:
             _pin(part, pin)
 
 
-def _unify(a: AxisVar, b: AxisVar) -> None:
+def _unify(a: AxisVar, b: AxisVar, finer: bool = False) -> None:
     """Make two axes one. Structures that cannot be reconciled pin both: sound, if not the largest group."""
     a, b = a.find(), b.find()
     if a is b:
@@ -381,7 +433,11 @@ def _unify(a: AxisVar, b: AxisVar) -> None:
         a.parent = b
         if a.pin is not None:
             _pin(b, a.pin)
-    elif a.kind == b.kind and _align(a, b):
+    elif a.kind == b.kind and _align(a, b, finer):
+        a.parent = b
+    elif finer and a.kind == "product" and b.kind == "sum" and _distribute(a, b):
+        b.parent = a
+    elif finer and a.kind == "sum" and b.kind == "product" and _distribute(b, a):
         a.parent = b
     else:
         reason = Pin("two uses of this axis divide it in ways that do not fit each other")
@@ -389,13 +445,33 @@ def _unify(a: AxisVar, b: AxisVar) -> None:
         _pin(b, reason)
 
 
-def _align(a: AxisVar, b: AxisVar) -> bool:
+def _distribute(product: AxisVar, total: AxisVar) -> bool:
+    """Unify a product with a sum, `g·c = a + b`, by cutting the outer factor: `g = g₁ + g₂`, `a = g₁·c`, `b = g₂·c`."""
+    factors, terms = _flat(product), _flat(total)
+    for cut in range(1, len(factors)):
+        size: Dim = 1
+        for factor in factors[cut:]:
+            size = size * factor.size
+        counts = [exact_div(term.size, size) for term in terms]
+        if size == 1 or not all(isinstance(count, int) for count in counts):
+            continue
+        outer = [AxisVar(count) for count in counts if count is not None]
+        whole = AxisVar(sum(int(str(o.size)) for o in outer), kind="sum", parts=tuple(outer))
+        head = factors[0] if cut == 1 else AxisVar(whole.size, kind="product", parts=tuple(factors[:cut]))
+        _unify(head, whole, True)
+        for term, o in zip(terms, outer, strict=True):
+            _unify(term, AxisVar(term.size, kind="product", parts=(o, *factors[cut:])), True)
+        return True
+    return False
+
+
+def _align(a: AxisVar, b: AxisVar, finer: bool) -> bool:
     """Unify two products, or two sums, part by part, splitting leaves where the cuts differ."""
     left, right = _flat(a), _flat(b)
     while left and right:
         x, y = left[0].find(), right[0].find()
         if x.size == y.size:
-            _unify(x, y)
+            _unify(x, y, finer)
             left, right = left[1:], right[1:]
             continue
         split = _split(x, y, a.kind) or _split(y, x, a.kind)

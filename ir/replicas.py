@@ -11,13 +11,14 @@ and weights must be its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from archc.ir.axes import Axes, AxisVar, Exchange
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.signature import Product, Sum, atoms
+from archc.ir.whole import factors
 
 MERGES = frozenset({"add", "mul", "minimum", "maximum"})
 """Ops whose operands may come in any order and grouping."""
@@ -106,6 +107,8 @@ class _Search:
             return
         axis = self.axes.values[node.output][node.call.axis(node.call.params.axis, extra=node.op.name == "stack")]
         axis = axis.find()
+        if axis.kind == "product":  # groups of concatenated channels: the parts are groups
+            axis = next((f for f in factors(axis) if f.kind == "sum"), axis)
         if node.op.name == "stack":
             followed = axis.kind == "leaf" and axis.pin is not None and axis.pin.only and axis.pin.node == node.name
         else:
@@ -150,8 +153,8 @@ class _Search:
             letters = self.axes.letters[node]
             if (
                 node is merge
-                or not any(_has(v, axis) for vs in letters.values() for v in vs)
-                and not self.cut(node, axis)
+                or (not any(_has(v, axis) for vs in letters.values() for v in vs)
+                and not self.cut(node, axis))
             ):
                 continue
             if self.cut(node, axis):

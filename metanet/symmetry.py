@@ -44,7 +44,7 @@ def group(graph: Graph) -> Axes:
     >>> [(c.size, [m.parameter for m in c.members]) for c in axes.classes]
     [(8, ['linear.weight', 'linear.bias', 'linear1.weight'])]
     """
-    axes = derive_axes(graph, distribute=True)
+    axes = derive_axes(graph, finer=True)
     mend(graph, axes)
     axes.exchanges = find_replicas(graph, axes)
     return axes
@@ -287,7 +287,7 @@ def certify(
         elements, controls, sizes = (
             min(elements, 1),
             controls // 2,
-            {s: 1 for s in graph.symbols()[:1]} | dict(sizes or {}),
+            dict.fromkeys(graph.symbols()[:1], 1) | dict(sizes or {}),
         )
     run = Runner(graph, seed, sizes)
     before = run(weights)
