@@ -1,12 +1,12 @@
 """A network as a hypergraph: each weight joins the neurons (elements of axes) that it stands between.
 
 All trained parameters of a network, one after the other, are one flat vector of n weights. The nodes are the elements
-of the axis leaves of the certified group (`archc.metanet.symmetry.group`), so that the bias of a neuron, the rows that feed it, the gain of its
-norm and the columns that read it meet in one node whatever the ops in between. A weight of a flattened axis (channel ×
-place) touches one node for each factor; an element of an axis that is indexed (a channel of a head) is a node for each
-element of what indexes it. Nothing here tells two nodes of a class apart, hence what passes messages along it commutes
-with every element of that group: permutations of classes, per element of what indexes
-them, and exchanges of whole experts and branches.
+of the axis leaves of the certified group (`archc.metanet.symmetry.group`), so that the bias of a neuron, the rows that
+feed it, the gain of its norm and the columns that read it meet in one node whatever the ops in between. A weight of a
+flattened axis (channel × place) touches one node for each factor; an element of an axis that is indexed (a channel of a
+head) is a node for each element of what indexes it. Nothing here tells two nodes of a class apart, hence what passes
+messages along it commutes with every element of that group: permutations of classes, per element of what indexes them,
+and exchanges of whole experts and branches.
 """
 
 from __future__ import annotations

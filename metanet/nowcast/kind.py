@@ -128,7 +128,7 @@ def evaluate(stored: Stored, options: Options, say: Say) -> dict[str, Any]:
         runs = []
         for net in of_split("test")[: options.files or None]:
             say(f"recording {net.name}")
-            path = record(Plan(net.name, "digits", "middle", seeds=1, steps=300), Path(folder))
+            path = record(Plan(net.name, "digits", "middle", seeds=1, steps=400), Path(folder))
             runs.append(fit.Recorded.of(read(path), model.config, net.name))
         return fit.judge(model, runs)
 

@@ -1,6 +1,6 @@
 """Small networks of mixed families whose training is recorded, and others that are held out.
 
-Each is a program over square images of one channel (`size`, `classes` are its parameters), with 2,000 to 20,000
+Each is a program over square images (`size`, `classes` and `channels` are its parameters), with 2,000 to 20,000
 parameters, and without ops that keep running estimates, so that many seeds train at once under `torch.func.vmap`.
 """
 
@@ -14,9 +14,9 @@ from archc.ir.graph import Graph
 
 Split = Literal["train", "val", "test"]
 
-_HEAD = """arch {name}(size: int = 8, classes: int = 10)
+_HEAD = """arch {name}(size: int = 8, classes: int = 10, channels: int = 1)
 
-input image: f32[N, 1, size, size]
+input image: f32[N, channels, size, size]
 output logits: f32[N, classes]
 
 """
@@ -34,12 +34,12 @@ class Net:
     def text(self) -> str:
         return _HEAD.format(name=self.name) + self.body + "\n"
 
-    def graph(self, size: int = 8, classes: int = 10) -> Graph:
+    def graph(self, size: int = 8, classes: int = 10, channels: int = 1) -> Graph:
         """
         >>> NETS["mlp"].graph(12).inputs[0].type.shape[1:]
         (1, 12, 12)
         """
-        return loads(self.text, {"size": size, "classes": classes}, file=f"{self.name}.arch")
+        return loads(self.text, {"size": size, "classes": classes, "channels": channels}, file=f"{self.name}.arch")
 
 
 _TOKENS = "image -> conv({dim}, kernel = {patch}, stride = {patch}) -> flatten(2) -> transpose(1, 2)"
@@ -71,20 +71,18 @@ _ALL = (
         f"logits = {_TOKENS.format(dim=24, patch=2)}"
         " -> residual(layer_norm -> transpose(1, 2) -> mlp(16, tokens) -> transpose(1, 2))"
         " -> residual(layer_norm -> mlp(32, 24)) -> layer_norm -> mean(1) -> linear(classes)"),
-    Net("val_conv", "val", "logits = image -> conv(10, kernel = 3, stride = 2) -> gelu -> residual(conv(10, kernel = 3)"
-        " -> group_norm(2) -> gelu -> conv(10, kernel = 3)) -> conv(20, kernel = 3) -> gelu"
-        " -> global_avg_pool -> linear(24) -> gelu -> linear(classes)"),
+    Net("val_mixed", "val", "logits = image -> conv(8, kernel = 3, stride = 2) -> gelu -> flatten -> linear(24)"
+        " -> residual(layer_norm -> linear(24) -> gelu) -> linear(classes)"),
     Net("deep_mlp", "test", "logits = image -> flatten -> linear(48) -> relu -> linear(40) -> relu -> linear(32)"
         " -> relu -> linear(24) -> relu -> linear(classes)"),
-    Net("wide_residual", "test", "def block(c) = residual(group_norm(4) -> relu -> conv(c, kernel = 3)"
-        " -> group_norm(4) -> relu -> conv(c, kernel = 3))\n"
+    Net("pre_norm", "test", "def block(c) = residual(group_norm(4) -> relu -> conv(c, kernel = 3))\n"
         "logits = image -> conv(16, kernel = 3, stride = 2) -> block(16) -> block(16) -> relu"
         " -> global_avg_pool -> linear(classes)"),
     Net("deep_vit", "test", "def glu = fn(x) { return silu(x -> linear(40)) * (x -> linear(40)) -> linear(24) }\n"
         f"logits = {_TOKENS.format(dim=24, patch=4)}"
         " -> repeat(2) { residual(rms_norm -> attention(2)) -> residual(rms_norm -> glu) }"
         " -> rms_norm -> mean(1) -> linear(classes)"),
-    Net("kan", "test", "logits = image -> flatten -> kan(12, grid = 4, order = 3)"
+    Net("kan", "test", "logits = image -> flatten -> kan(8, grid = 4, order = 3)"
         " -> kan(classes, grid = 4, order = 3)"),
     Net("gru", "test", "def gru(d) = fn(x, h) {\n    let both = concat(x, h, axis = 1)\n"
         "    let z = both -> linear(d) -> sigmoid\n    let r = both -> linear(d) -> sigmoid\n"
@@ -101,6 +99,6 @@ NETS: dict[str, Net] = {net.name: net for net in _ALL}
 def of_split(split: Split) -> list[Net]:
     """
     >>> [net.name for net in of_split("test")]
-    ['deep_mlp', 'wide_residual', 'deep_vit', 'kan', 'gru']
+    ['deep_mlp', 'pre_norm', 'deep_vit', 'kan', 'gru']
     """
     return [net for net in _ALL if net.split == split]

@@ -118,7 +118,8 @@ def record(plan: Plan, folder: Path) -> Path:
     if path.exists():
         return path
     task, net = task_named(plan.task), NETS[plan.net]
-    values = {"size": int(str(task.inputs[0].shape[-1])), "classes": int(str(task.output.shape[-1]))}
+    channels, size, _ = (int(str(s)) for s in task.inputs[0].shape)
+    values = {"size": size, "classes": int(str(task.output.shape[-1])), "channels": channels}
     recipe = recipe_of(plan.recipe, task, plan.steps)
     runs = Population(net.graph(**values), task, recipe, range(plan.seeds))
     snapshots, losses = [runs.flat.detach().clone()], []
