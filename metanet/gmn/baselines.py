@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from archc.backends.weights import Array
@@ -75,7 +74,7 @@ def boosted(x: Array, y: Array, seed: int) -> Callable[[Array], Array]:
         ).fit(x, column)
         for column in y.T
     ]  # fmt: skip
-    return lambda rows: np.stack([m.predict(rows) for m in models], 1)
+    return lambda rows: np.asarray(np.stack([m.predict(rows) for m in models], 1))
 
 
 def boosted_classes(x: Array, y: Array, seed: int) -> Callable[[Array], Array]:

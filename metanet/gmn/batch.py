@@ -80,12 +80,12 @@ class Ends:
 
     def gather(self, h: Tensor) -> Tensor:
         """[nodes, d] → [E, d]: for each edge the row of its node."""
-        result: Tensor = _Gather.apply(h, self)
+        result: Tensor = _Gather.apply(h, self)  # type: ignore[no-untyped-call]
         return result
 
     def mean(self, e: Tensor) -> Tensor:
         """[E, d] → [nodes, d]: for each node the mean over its edges."""
-        result: Tensor = _Total.apply(e, self)
+        result: Tensor = _Total.apply(e, self)  # type: ignore[no-untyped-call]
         return result / self.count
 
 
@@ -211,13 +211,13 @@ class Collator:
         counts = [self.structure(graph).count for graph in graphs]
         return [
             self.structure(graph).arrays.places(own)
-            for graph, own in zip(graphs, values.split(counts), strict=True)
+            for graph, own in zip(graphs, torch.split(values, counts), strict=True)
         ]
 
 
 def flow(h: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
     """`matrix @ h`, and gradients for h alone."""
-    result: Tensor = _Flow.apply(h, matrix, transposed)
+    result: Tensor = _Flow.apply(h, matrix, transposed)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -241,16 +241,17 @@ def from_data(data: Any) -> GraphBatch:
     )
 
 
-def check_known(batch: GraphBatch, trained: Tensor, words: Sequence[str]) -> None:
-    """Raises: CompileError E0832 when a batch has edges of types that no network of the training had.
+def check_known(edge_type: Tensor, trained: Tensor, words: Sequence[str]) -> None:
+    """Raises: CompileError E0832 when a graph has edges of types that no network of the training had.
 
     trained  [types], bool
     """
-    missing = torch.unique(batch.edge_type[~trained[batch.edge_type]]).tolist()
+    missing = torch.unique(edge_type[~trained[edge_type]]).tolist()
     if missing:
         names = ", ".join(f"`{words[k]}`" for k in missing)
-        raise fail("E0832", f"this metanetwork was trained on no network with {names}",
-                   label="what it says of such a network would mean nothing", help="train it on a zoo that has it")  # fmt: skip
+        label = "what it says of such a network would mean nothing"
+        message = f"this metanetwork was trained on no network with {names}"
+        raise fail("E0832", message, label=label, help="train it on a zoo that has it")
 
 
 __all__ = ["Array", "Collator", "Ends", "GraphBatch", "check_known", "ends", "flow", "from_data"]

@@ -149,9 +149,7 @@ def architectures(family: str, number: int, seed: int = 0) -> list[Architecture]
             return list(found.values())
         chain = FAMILIES[family](rng)
         name = f"{family}{len(found)}"
-        text = (
-            f"arch {name}\n\ninput  image: f32[N, 1, 8, 8]\noutput logits: f32[N, 10]\n\nlogits = image -> {chain}\n"
-        )
+        text = f"arch {name}\n\ninput  image: f32[N, 1, 8, 8]\noutput logits: f32[N, 10]\n\nlogits = image -> {chain}\n"
         graph = loads(text)
         if chain not in found and count_params(graph.parameters().values()) <= MAX_PARAMETERS:
             found[chain] = Architecture(name, family, text, graph)

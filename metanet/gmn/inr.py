@@ -95,7 +95,8 @@ def places() -> Tensor:
 def rendered(stack: Stack, weights: Stacked) -> Tensor:
     """What networks show: [n, SIZE, SIZE]."""
     count = len(next(iter(weights.values())))
-    return stack(weights, places().expand(count, -1, -1)).reshape(count, SIZE, SIZE)
+    shown: Tensor = stack(weights, places().expand(count, -1, -1))
+    return shown.reshape(count, SIZE, SIZE)
 
 
 def augmented(
@@ -135,7 +136,7 @@ def augmented(
 
 
 def fit(images: Tensor, seeds: list[int], config: InrConfig) -> tuple[Stacked, Tensor]:
-    """Networks that show `images` [n, SIZE, SIZE]: stacked weights, and the peak signal-to-noise ratio of each in dB."""
+    """Networks that show `images` [n, SIZE, SIZE]: stacked weights, and the peak signal-to-noise ratios in dB."""
     stack = Stack(loads(TEXT))
     weights = initial_weights(stack.graph, seeds)
     for value in weights.values():

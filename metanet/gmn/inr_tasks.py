@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from archc.backends.weights import Array
 from archc.grammar.load import loads
-from archc.metanet.gmn.batch import Collator
 from archc.metanet.gmn.baselines import flat_mlp
+from archc.metanet.gmn.batch import Collator
 from archc.metanet.gmn.inr import TEXT, Inrs, augmented, dilated, pictures, rendered
 from archc.metanet.gmn.learn import LearnConfig, optimiser_of, step
 from archc.metanet.gmn.model import Gmn, GmnConfig, vocabulary_sizes
@@ -69,7 +69,7 @@ def flat(weights: Stacked, names: list[str]) -> Tensor:
 
 def changed(weights: Stacked, names: list[str], change: Tensor) -> Stacked:
     """The weights plus `STRENGTH` times a change, [n, weights]."""
-    parts = change.split([weights[n][0].numel() for n in names], 1)
+    parts = torch.split(change, [weights[n][0].numel() for n in names], 1)
     moves = zip(names, parts, strict=True)
     return {n: weights[n] + STRENGTH * part.reshape(weights[n].shape) for n, part in moves}
 
@@ -124,7 +124,7 @@ def judge(aim: Aim, model: OnGraphs | OnRows | None, inrs: Inrs, split: str) -> 
     image = torch.from_numpy(np.array(inrs.image))
     targets, stack = dilated(pictures(split)[0])[image], Stack(loads(TEXT))
     found = []
-    for rows in torch.arange(len(image)).split(100):
+    for rows in torch.split(torch.arange(len(image)), 100):
         own = {n: w[rows] for n, w in weights.items()}
         if aim == "classify":
             assert model is not None

@@ -71,9 +71,7 @@ class Regressor:
         self.model.eval()
         found = []
         for first in range(0, len(graphs), batch):
-            said, _ = self.model(
-                self.collator.join(graphs[first : first + batch], columns[first : first + batch])
-            )
+            said, _ = self.model(self.collator.join(graphs[first : first + batch], columns[first : first + batch]))
             found.append(said * self.spread + self.mean)
         return np.asarray(torch.cat(found).numpy())
 

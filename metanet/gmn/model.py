@@ -114,7 +114,7 @@ class Round(nn.Module):
         self.ends = nn.Linear(d, 2 * w)
         self.sent = nn.Linear(d, 2 * d)
         self.own = nn.Linear(w, w, bias=False)
-        self.update = nn.Sequential(nn.Linear(3 * d + 2 * w, 2 * d), nn.LayerNorm(2 * d), nn.SiLU(), nn.Linear(2 * d, d))
+        self.update = Update(3 * d + 2 * w, d)
 
     def forward(
         self, h: Tensor, e: Tensor, batch: GraphBatch, along: tuple[Tensor, Tensor, Tensor, Tensor]
@@ -132,6 +132,22 @@ class Round(nn.Module):
             flow(f.contiguous(), leaving_size, arriving_size),
         )
         return h + self.update(torch.cat((h, *heard), 1)), e
+
+
+class Update(nn.Module):
+    """The MLP of a node, [N, inputs] → [N, d]. Half of its units are smooth steps of normalised sums. Half are sines of
+    the sums themselves, so that what a node computes can be followed as it is, above all in networks of sines."""
+
+    def __init__(self, inputs: int, d: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, 2 * d)
+        self.norm = nn.LayerNorm(d)
+        self.out = nn.Linear(2 * d, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.hidden(x).chunk(2, 1)
+        result: Tensor = self.out(torch.cat((nn.functional.silu(self.norm(a)), torch.sin(b)), 1))
+        return result
 
 
 class Change(nn.Module):
@@ -155,7 +171,9 @@ def weight_features(batch: GraphBatch) -> Tensor:
     """[E, 4]: a weight at several scales, and relative to the number of edges that arrive where it does."""
     weight = batch.edge_attr[:, 0]
     relative = weight * batch.target.count[:, 0].sqrt().index_select(0, batch.target.index)
-    return torch.stack((torch.asinh(weight), torch.asinh(10 * weight) / 3, torch.asinh(relative), weight.abs().sqrt()), 1)
+    return torch.stack(
+        (torch.asinh(weight), torch.asinh(10 * weight) / 3, torch.asinh(relative), weight.abs().sqrt()), 1
+    )
 
 
 def node_features(batch: GraphBatch) -> Tensor:

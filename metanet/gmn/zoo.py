@@ -173,7 +173,9 @@ def draw_plan(number: int, most_steps: int, available: int, rng: np.random.Gener
         "dropout": sometimes(0.5, rng.uniform(0, 0.4, number)),
         "smoothing": rng.choice([0.0, 0.1, 0.3], number),
     }
-    tensors = {k: torch.from_numpy(v) if v.dtype != np.float64 else torch.from_numpy(v).float() for k, v in rows.items()}
+    tensors = {
+        k: torch.from_numpy(v) if v.dtype != np.float64 else torch.from_numpy(v).float() for k, v in rows.items()
+    }
     return Plan(seeds=rng.integers(0, 2**31, number).tolist(), **tensors)
 
 
@@ -241,7 +243,7 @@ def _smoothed(logits: Tensor, labels: Tensor, smoothing: Tensor) -> Tensor:
 
 def _logits(stack: Stack, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
     count = len(next(iter(parameters.values())))
-    return torch.cat([stack(parameters, rows.expand(count, *rows.shape)) for rows in x.split(CHUNK)], 1)
+    return torch.cat([stack(parameters, rows.expand(count, *rows.shape)) for rows in torch.split(x, CHUNK)], 1)
 
 
 def _judge(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,7 +287,7 @@ def read_shard(path: Path) -> tuple[ShardCard, dict[str, Array]]:
     """A file of a zoo: its card, and the stacked parameters.
 
     Raises: CompileError E0601 or E0602 for a file that is not sound safetensors, E0831 for one that is no shard,
-    E0603–E0606 for weights of another architecture than its text, E0830 for numbers that are not finite.
+    E0603–E0606 for weights of another architecture than its text, E0812 for numbers that are not finite.
     """
     weights = read_weights(path)
     try:
@@ -298,18 +300,20 @@ def read_shard(path: Path) -> tuple[ShardCard, dict[str, Array]]:
     needed = {n: p.type for n, p in loads(card.text).parameters().items()}
     if any(len(a) != len(card.records) for a in weights.arrays.values() if a.ndim) or not card.records:
         raise fail("E0831", f"{path} is not part of a zoo", label="it tells of more or fewer nets than it holds")
-    check_weights(needed, {n: type_of(a[0]) if a.ndim else type_of(a) for n, a in weights.arrays.items()}, where=str(path))
+    check_weights(
+        needed, {n: type_of(a[0]) if a.ndim else type_of(a) for n, a in weights.arrays.items()}, where=str(path)
+    )
     check_finite(weights.arrays, str(path))
     return card, dict(weights.arrays)
 
 
 def check_finite(weights: Any, where: str) -> None:
-    """Raises: CompileError E0830 when a weight is NaN or infinite."""
+    """Raises: CompileError E0812 when a weight is NaN or infinite."""
     for name, array in weights.items():
         bad = int((~np.isfinite(array)).sum())
         if bad:
             message = f"`{name}` in {where} holds {bad} numbers that are not finite"
-            raise fail("E0830", message, help="a net that diverged has no function to learn from: train it again")
+            raise fail("E0812", message, help="what diverged has nothing to tell: delete the file, and make it again")
 
 
 def read_zoo(folder: Path) -> list[Net]:
