@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from archc.facade.compile import build, compile, load_artifact, verify
     from archc.facade.export import export
     from archc.facade.graphs import graph
+    from archc.facade.merge import merge
     from archc.facade.model import Model, load, loads
+    from archc.facade.predict import predict
     from archc.facade.sameness import same_function
     from archc.facade.train import gallery, train
     from archc.facade.transform import plan, symbolic, transform
@@ -39,7 +41,9 @@ _HOMES = {
     "load": "archc.facade.model",
     "load_artifact": "archc.facade.compile",
     "loads": "archc.facade.model",
+    "merge": "archc.facade.merge",
     "plan": "archc.facade.transform",
+    "predict": "archc.facade.predict",
     "same_function": "archc.facade.sameness",
     "symbolic": "archc.facade.transform",
     "train": "archc.facade.train",
@@ -61,7 +65,9 @@ __all__ = [
     "load",
     "load_artifact",
     "loads",
+    "merge",
     "plan",
+    "predict",
     "same_function",
     "symbolic",
     "train",

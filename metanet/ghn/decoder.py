@@ -43,17 +43,18 @@ class Decoder(nn.Module):
     def __init__(self, hidden: int, rank: int, width: int, grid: int, mix: int, table: int) -> None:
         super().__init__()
         self.rank, self.width, self.grid, self.table = rank, width, grid, table
-        self.index = nn.Parameter(_directions(table, width, 0))
-        self.label = nn.Parameter(_directions(64, width, 1))
+        self.index = nn.Parameter(_orthogonal(table, width, 0))
+        self.label = nn.Parameter(_orthogonal(64, width, 1))
         signs = _directions(PARTS, width, 2).sign()
         signs[0] = 1.0
         self.part = nn.Parameter(signs)
         self.slots = nn.ModuleList(_SlotHead(hidden, mix) for _ in SLOTS)
-        self.index_bank = nn.Parameter(torch.randn(mix, width * rank) / math.sqrt(width * mix))
-        self.grid_bank = nn.Parameter(torch.randn(mix, grid * grid * rank) * _decay(grid, rank) / math.sqrt(mix))
-        self.index_mean = nn.Parameter(torch.randn(len(SLOTS), width * rank) / math.sqrt(width))
+        self.index_bank = nn.Parameter(0.3 * torch.randn(mix, width * rank) / math.sqrt(width * mix))
+        self.grid_bank = nn.Parameter(0.3 * torch.randn(mix, grid * grid * rank) * _decay(grid, rank) / math.sqrt(mix))
+        # Channel j of one layer feeds channel j of the next: what a channel means is then the same in all nets.
+        self.index_mean = nn.Parameter(torch.eye(width, rank).flatten().repeat(len(SLOTS), 1))
         self.grid_mean = nn.Parameter(torch.randn(len(SLOTS), grid * grid * rank) * _decay(grid, rank))
-        self.fine_bank = nn.Parameter(torch.randn(mix, grid * grid * rank) * _decay(grid, rank) / math.sqrt(mix))
+        self.fine_bank = nn.Parameter(0.3 * torch.randn(mix, grid * grid * rank) * _decay(grid, rank) / math.sqrt(mix))
         self.fine_mean = nn.Parameter(torch.randn(len(SLOTS), grid * grid * rank) * _decay(grid, rank))
         self.gain = nn.Linear(2 * hidden, 2)
         nn.init.zeros_(self.gain.weight)
@@ -80,7 +81,7 @@ class Decoder(nn.Module):
     def _scaled(self, flat: Tensor, vectors: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
         """Each weight in its own size: matrices have exactly the deviation that fan-in and gain say."""
         sizes = [plan.size for plan in plans]
-        gain, shift = self.gain(vectors).clamp(-4.0, 4.0).exp().unbind(1)
+        gain, shift = (0.1 * self.gain(vectors)).clamp(-0.3, 2.0).exp().unbind(1)
         matrix = torch.tensor([plan.rule == "matrix" for plan in plans])
         factor = torch.where(matrix, torch.tensor([plan.scale for plan in plans]) * gain, OFFSET * shift)
         values: Tensor = _Scaled.apply(flat, factor, matrix, torch.tensor(sizes))
@@ -127,7 +128,7 @@ class Decoder(nn.Module):
             rows = torch.tensor(gridded)
             own = vectors[rows]
             head = cast(_SlotHead, self.slots[s])
-            turn = torch.einsum("pi,pj,ijk->pk", head.turn(own) + identity(), turns[rows], products())
+            turn = torch.einsum("pi,pj,ijk->pk", 0.1 * head.turn(own) + identity(), turns[rows], products())
             mixed = head.grid(own)
             shape = (len(gridded), self.grid, self.grid, self.rank)
             coarse = turned((mixed @ self.grid_bank + self.grid_mean[s]).view(shape), turn)
@@ -323,6 +324,12 @@ def _further(start: int, stop: int, width: int, label: bool) -> Tensor:
 
 def _directions(count: int, width: int, seed: int) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(1000 + seed))
+
+
+def _orthogonal(count: int, width: int, seed: int) -> Tensor:
+    """Rows of deviation 1; `width` of them in a row are orthogonal."""
+    blocks = [torch.linalg.qr(_directions(width, width, 10 * seed + k))[0] for k in range(-(-count // width))]
+    return math.sqrt(width) * torch.cat(blocks)[:count]
 
 
 def _decay(grid: int, rank: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from archc.metanet.ghn.decoder import Decoder
 from archc.metanet.ghn.subject import MAX_MEMBER, MAX_RESULT, MAX_SLOT, Subject, collate
-from archc.metanet.ghn.turns import identity, products
+from archc.metanet.ghn.turns import products
 from archc.metanet.tensor_graph import AXIS_COLUMNS, FLOWS, INIT_COLUMNS, ORIGIN_COLUMNS, POSITION_COLUMNS, REGIONS
 from archc.metanet.vocabulary import MAX_AXES, Vocabulary, vocabulary
 
@@ -47,7 +47,7 @@ class Ghn(nn.Module):
     """A hypernetwork for a vocabulary and tasks, both by name.
 
         >>> from archc.grammar.load import loads
-        >>> from archc.metanet.ghn.turns import identity, products
+        >>> from archc.metanet.ghn.turns import products
     from archc.metanet.ghn.subject import subject
         >>> net = loads("arch a  input x: f32[N, 4]  output y: f32[N, 2]  y = x -> linear(8) -> relu -> linear(2)")
         >>> model = Ghn(GhnConfig(), tasks=["digits"])
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         """How the result of each op is turned, as it knows after so many rounds, [n, 8]: what the op does to what its
         operands are, which it hears from them. See `archc.metanet.ghn.turns`."""
         kind = self.kind(batch.kind) + self.described(batch)
-        own = self.turn(normal(kind)) + identity()
+        own = 0.1 * self.turn(normal(kind)) + F.one_hot(batch.turn, 8)
         if not rounds:
             return own
         source, target = batch.feeds

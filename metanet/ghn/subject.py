@@ -11,7 +11,7 @@ from torch import Tensor
 
 from archc.ir.graph import Graph
 from archc.metanet.ghn.plan import WeightPlan, weight_plans
-from archc.metanet.tensor_graph import tensor_arrays
+from archc.metanet.tensor_graph import AXIS_COLUMNS, TensorGraph, tensor_arrays
 from archc.metanet.vocabulary import Vocabulary
 
 MAX_SLOT, MAX_RESULT, MAX_MEMBER, MAX_LEVEL = 7, 3, 31, 3
@@ -23,7 +23,7 @@ class Subject:
     """A net, or several side by side: op nodes, weights ("uses" are pairs of a weight and an op), edges.
 
     kind [n]; columns, amounts [a] and starts [n]: the attributes that are not 0, node by node; shape [n, 56];
-    origin [n, 80]; position [n, 9]; feeds [2, e] with flow, slot and result [e, 3]; inside [2, m] with region and
+    origin [n, 80]; position [n, 9]; turn [n]: how the op turns a plane, see `archc.metanet.ghn.turns`; feeds [2, e] with flow, slot and result [e, 3]; inside [2, m] with region and
     member [m, 2]; use_op, use_weight, use_role [u]; weight_features [p, 64]; `plans` are those of the p weights, and
     `net` [p] says whose; `node_net` [n].
     """
@@ -35,6 +35,7 @@ class Subject:
     shape: Tensor
     origin: Tensor
     position: Tensor
+    turn: Tensor
     feeds: Tensor
     flows: Tensor
     inside: Tensor
@@ -69,6 +70,7 @@ def subject(graph: Graph, words: Vocabulary) -> Subject:
         shape=torch.from_numpy(arrays.op_shape),
         origin=torch.from_numpy(arrays.op_origin),
         position=torch.from_numpy(arrays.op_position),
+        turn=torch.tensor(_turns(arrays, words), dtype=torch.long),
         feeds=torch.from_numpy(arrays.feeds),
         flows=torch.from_numpy(flows),
         inside=torch.from_numpy(arrays.inside),
@@ -81,6 +83,34 @@ def subject(graph: Graph, words: Vocabulary) -> Subject:
         net=torch.zeros(len(plans), dtype=torch.long),
         node_net=torch.zeros(nodes, dtype=torch.long),
     )
+
+
+def _turns(arrays: TensorGraph, words: Vocabulary) -> list[int]:
+    """The turn of the plane of the last two axes that each op makes, from what the op means: mirrors of `flip`, and
+    exchanges by `permute` and `transpose`. Of [N, tokens, channels] these axes are a plane where one of them is a row
+    or a column of pixels; where both have inner structure, as those of patches, nothing is turned."""
+    found = [0] * len(arrays.ops)
+    column = words.places["attributes"]
+    width = len(AXIS_COLUMNS)
+    for i, kind in enumerate(arrays.op_kind.tolist()):
+        op = words.ops[kind]
+        if op not in ("flip", "permute", "transpose"):
+            continue
+        has = {name for name, place in column.items() if arrays.op_attributes[i, place]}
+        shape = arrays.op_shape[i].reshape(-1, width)
+        rank = int(shape[:, 0].sum())
+        if rank < 3:
+            continue
+        last, other = rank - 1, rank - 2
+        if op == "flip":
+            found[i] = 2 * (f"axis={other}" in has) + (f"axis={last}" in has)
+            continue
+        permuted = {f"order[{last}]={other}", f"order[{other}]={last}"} <= has
+        transposed = {f"a={last}", f"b={other}"} <= has or {f"a={other}", f"b={last}"} <= has
+        pinned, factors = (AXIS_COLUMNS.index(name) for name in ("pinned", "factors"))
+        plane = rank > 3 or any(axis[pinned] and axis[factors] == 1.0 for axis in shape[:2])
+        found[i] = 4 * (plane and (permuted if op == "permute" else transposed))
+    return found
 
 
 _OFFSETS = {"starts": "columns", "feeds": "kind", "inside": "kind", "use_op": "kind", "use_weight": "weight_features"}
