@@ -26,7 +26,7 @@ class Interval:
 def table(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """Accuracies [seeds, nets] as an array."""
     found = np.asarray(rows, np.float64)
-    assert found.ndim == 2 and found.size, "a row for each seed, a column for each net"
+    assert found.ndim == 2, "a row for each seed, a column for each net"
     return found
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,10 @@ from results import Results
 
 if TYPE_CHECKING:
     import torch
+
     from archc.backends.torch.training.evaluate import Feed
     from archc.ir.graph import Graph
+    from archc.metanet.ghn.starts import Start
 
 GRID = (0, 10, 25, 50, 75, 100, 150, 200, 250, 300)
 """After how many steps accuracy is measured."""
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--count", type=int, default=350)
     parser.add_argument("--seed", type=int, default=0, help="of the nets, their first weights and the order of images")
-    parser.add_argument("--start", default="kaiming")
+    parser.add_argument("--start", default="kaiming", help="kaiming, aware, or a model of `ghn.py`: predicted weights")
     parser.add_argument("--lr", type=float, default=3e-3, help="0: each of several, one after the other")
     parser.add_argument("--steps", type=int, default=max(GRID))
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so many CPU seconds")
@@ -133,14 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from archc.backends.weights import write_weights
     from archc.grammar.printer import print_graph
     from archc.metanet.distribution import nets
-    from archc.metanet.ghn.starts import STARTS
 
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "weights").mkdir(exist_ok=True)
     results = Results(options.out / "pool.jsonl")
     done = {key_of(row) for row in results.rows}
-    images = Images(options.task)
+    images, starter = Images(options.task), starter_of(options.start, options.task)
     grid = [step for step in GRID if step <= options.steps]
     for lr in RATES if options.lr == 0 else (options.lr,):
         for name, graph in nets(options.split, options.count, options.seed, options.task):
@@ -158,14 +159,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if time.process_time() > options.seconds:
                 print(f"stopped after {time.process_time():.0f} CPU seconds")
                 return
-            start = STARTS[options.start](graph, options.seed)
+            start = starter(graph, options.seed)
             row |= {"params": sum(p.size for p in graph.parameters().values()), "text": print_graph(graph)}
             found, module = fit(graph, images, start.weights, lr * start.rate, grid, options.seed)
             if options.split == "train":
                 row["weights"] = f"weights/{name.replace('/', '-')}-{options.seed}-{options.start}-{lr:g}.safetensors"
-                write_weights(options.out / row["weights"], {k: v.detach().numpy() for k, v in module.state_dict().items()})
+                trained = {key: value.detach().numpy() for key, value in module.state_dict().items()}
+                write_weights(options.out / row["weights"], trained)
             results.add({**row, **found})
         print(f"{options.split} {options.start} {lr:g}: {time.process_time():.0f} CPU seconds", flush=True)
+
+
+def starter_of(start: str, task: str) -> Callable[[Graph, int], Start]:
+    """What gives a net its first weights; a file is a model that `ghn.py` trained on graphs."""
+    from archc.metanet.ghn.starts import STARTS, Start
+
+    if start in STARTS:
+        return STARTS[start]
+
+    from archc.backends.torch.training import load_task
+    from archc.backends.torch.training.checkpoint import to_tensor
+    from archc.backends.weights import read_weights
+    from archc.metanet.ghn.model import GhnConfig
+    from archc.metanet.ghn.nets import Data, Net, calibrate
+    from archc.metanet.ghn.tables import build
+    from archc.metanet.ghn.training import predict
+
+    view, rounds = Path(start).stem.split("-")[:2]
+    model, data = build(view, GhnConfig(rounds=int(rounds[1:])), [task]), Data(load_task(task))
+    model.load_state_dict({name: to_tensor(a) for name, a in read_weights(start).arrays.items()})
+
+    def predicted(graph: Graph, seed: int) -> Start:
+        net = Net("net", graph, model.words)
+        weights = predict(model, net, 0)
+        return Start({name: value.numpy() for name, value in {**weights, **calibrate(net, weights, data)}.items()})
+
+    return predicted
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -149,6 +149,13 @@ _SEEN = {"table": _loops, "shuffled": _shuffled, "ordered": _ordered, "bag": _ba
 # -- how it is heard --------------------------------------------------------------------------------------------------
 
 
+class _Table(Encoder):
+    """Ops know how they turn what passes, and nothing of other ops."""
+
+    def turned(self, batch: Subject, rounds: int) -> Tensor:
+        return super().turned(batch, 0)
+
+
 class _Context(Encoder):
     """Neighbours are heard as what they are by themselves: op and attributes, the same in every round."""
 
@@ -163,8 +170,11 @@ class _Context(Encoder):
         return super().turned(batch, min(rounds, 1))
 
 
-class _Bag(Encoder):
+class _Bag(_Table):
     """Every op hears the mean over its net."""
+
+    def edges(self, batch: Subject) -> Edges | None:
+        return None
 
     def heard(self, state: Tensor, batch: Subject, edges: Edges | None) -> Tensor:
         label = self.flow.weight[0] + self.slot.weight[0] + self.result.weight[0]
@@ -175,6 +185,6 @@ class _Bag(Encoder):
         return (total / count[:, None, None])[batch.node_net].flatten(1)
 
 
-_ENCODERS: dict[View, type[Encoder]] = {"context": _Context, "bag": _Bag}
+_ENCODERS: dict[View, type[Encoder]] = {"table": _Table, "context": _Context, "bag": _Bag}
 
 __all__ = ["VIEWS", "View", "build", "shuffle", "viewed"]
