@@ -71,21 +71,27 @@ class Decoder(nn.Module):
         vectors, turned_by = nodes[places], turns[places]
         of = [plans[i] for i in chosen]
         rows = sum(_is_row(plan) for plan in of)
-        raw = [self._rows(vectors[:rows], of[:rows])] if rows else []
+        raw = list(torch.split(self._rows(vectors[:rows], of[:rows]), [p.size for p in of[:rows]])) if rows else []
         if rows < len(of):
             factors = [self._slot(s, vectors[rows:], turned_by[rows:], of[rows:]) for s in range(len(SLOTS))]
             raw += [_joined(parts, self.rank).reshape(-1) for parts in zip(*factors, strict=True)]
-        found = dict(zip(chosen, self._scaled(torch.cat(raw), vectors, of), strict=True))
+        found = dict(zip(chosen, self._scaled(raw, vectors, of), strict=True))
         return [found[i] if i in found else _base(plan) for i, plan in enumerate(plans)]
 
-    def _scaled(self, flat: Tensor, vectors: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
+    def _scaled(self, raw: list[Tensor], vectors: Tensor, plans: Sequence[WeightPlan]) -> list[Tensor]:
         """Each weight in its own size: matrices have exactly the deviation that fan-in and gain say."""
         sizes = [plan.size for plan in plans]
         gain, shift = (0.1 * self.gain(vectors)).clamp(-0.3, 2.0).exp().unbind(1)
         matrix = torch.tensor([plan.rule == "matrix" for plan in plans])
         factor = torch.where(matrix, torch.tensor([plan.scale for plan in plans]) * gain, OFFSET * shift)
-        values: Tensor = _Scaled.apply(flat, factor, matrix, torch.tensor(sizes))
-        parts = torch.split(values, sizes)
+        if torch.is_grad_enabled():  # one operation for all of them, and one on the way back
+            values: Tensor = _Scaled.apply(torch.cat(raw), factor, matrix, torch.tensor(sizes))
+            parts: Sequence[Tensor] = torch.split(values, sizes)
+        else:
+            parts = [
+                r * (f / (r.square().mean() + EPSILON).sqrt() if plan.rule == "matrix" else f)
+                for r, f, plan in zip(raw, factor, plans, strict=True)
+            ]
         return [_based(part.view(plan.shape), plan) for part, plan in zip(parts, plans, strict=True)]
 
     def _tables(self, s: int, vectors: Tensor) -> Tensor:
@@ -211,6 +217,8 @@ class _SlotHead(nn.Module):
 CONTEXT = 0.2
 """Weight of a place's vector in an untrained model, that of a role being 1: nets share most of what they begin with."""
 
+EPSILON = 1e-8
+
 PLAIN = 64
 """An axis of so many embeddings or fewer is looked up together with those of other weights."""
 
@@ -239,7 +247,7 @@ class _Scaled(torch.autograd.Function):
     def forward(ctx: Any, flat: Tensor, factor: Tensor, matrix: Tensor, sizes: Tensor) -> Tensor:
         segment = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         square = flat.new_zeros(len(sizes)).index_add_(0, segment, flat.square()) / sizes
-        inverse = torch.where(matrix, (square + 1e-8).rsqrt(), 1.0)
+        inverse = torch.where(matrix, (square + EPSILON).rsqrt(), 1.0)
         ctx.save_for_backward(flat, factor, inverse, matrix, sizes, segment)
         return flat * (factor * inverse)[segment]
 

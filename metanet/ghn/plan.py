@@ -146,6 +146,8 @@ def _pieces(var: AxisVar, special: dict[AxisVar, Kind], table: bool) -> tuple[Pi
         for leaf in leaves:
             assert isinstance(leaf.size, int), "a weight has sizes that are numbers"
             factors.append(Factor(_kind(leaf, special, table, len(leaves) > 1), leaf.size, number, before))
+        if not factors and len(parts) > 1:  # a single element, as the class token before the others
+            factors.append(Factor("index", 1, number, before))
         piece = Piece(tuple(_merged(factors)))
         found.append(piece)
         before += piece.size

@@ -153,3 +153,19 @@ def test_untrained_weights_keep_the_size_of_what_passes() -> None:
     with torch.no_grad():
         y = module(torch.randn(256, 64, generator=torch.Generator().manual_seed(0)))
     assert 0.05 < float(y.std(0).mean()) < 5
+
+
+def test_weights_with_and_without_gradients_are_equal(model: Ghn) -> None:
+    graph = loads(NET.format(routing="flip(3)"))
+    with_gradients = model([subject(graph, model.words)], [0])[0]
+    for name, weight in predicted(model, graph).items():
+        assert torch.allclose(weight, with_gradients[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_the_gradient_of_scaling_is_that_of_numbers(model: Ghn) -> None:
+    from archc.metanet.ghn.decoder import _Scaled
+
+    flat = torch.randn(9, dtype=torch.float64, requires_grad=True)
+    factor = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    matrix, sizes = torch.tensor([True, False]), torch.tensor([5, 4])
+    assert torch.autograd.gradcheck(lambda x, f: _Scaled.apply(x, f, matrix, sizes), (flat, factor))
