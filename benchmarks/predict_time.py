@@ -21,7 +21,8 @@ def layers(count: int, width: int = 32) -> str:
     return (
         f"arch deep{count}\ninput x: f32[N, 1, 12, 12]\noutput y: f32[N, 10]\n"
         f"y = x -> conv({width}, kernel = 3) -> repeat({(count - 2) // 2}) as i {{\n"
-        f"    residual(conv({width}, kernel = 3) -> batch_norm -> relu -> conv({width}, kernel = 3) -> batch_norm) -> relu\n"
+        f"    residual(conv({width}, kernel = 3) -> batch_norm -> relu -> conv({width}, kernel = 3) -> batch_norm)\n"
+        "    -> relu\n"
         "} -> global_avg_pool -> linear(10)"
     )
 

@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         matrix = torch.tensor([plan.rule == "matrix" for plan in plans])
         factor = torch.where(matrix, torch.tensor([plan.scale for plan in plans]) * gain, OFFSET * shift)
         if torch.is_grad_enabled():  # one operation for all of them, and one on the way back
-            values: Tensor = _Scaled.apply(torch.cat(raw), factor, matrix, torch.tensor(sizes))
+            values: Tensor = _Scaled.apply(torch.cat(raw), factor, matrix, torch.tensor(sizes))  # type: ignore[no-untyped-call]
             parts: Sequence[Tensor] = torch.split(values, sizes)
         else:
             parts = [
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
 
     def _tables(self, s: int, vectors: Tensor) -> Tensor:
         """How each weight weighs the embeddings along one of its axes, [p, width, rank]."""
-        mixed = cast(_SlotHead, self.slots[s]).index(vectors) @ self.index_bank + self.index_mean[s]
+        mixed: Tensor = cast(_SlotHead, self.slots[s]).index(vectors) @ self.index_bank + self.index_mean[s]
         return mixed.view(-1, self.width, self.rank)
 
     def _used(self, plans: Sequence[WeightPlan], s: int) -> tuple[Tensor, int]:
@@ -226,7 +226,7 @@ OFFSET = 0.1
 """How far an untrained model moves gains and biases from where they start."""
 
 
-def _joined(factors: list[Tensor | None], rank: int) -> Tensor:
+def _joined(factors: Sequence[Tensor | None], rank: int) -> Tensor:
     """Σ_r of the products of the slots' factors."""
     there = [f for f in factors if f is not None]
     if not there:  # a number

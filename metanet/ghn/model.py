@@ -122,7 +122,7 @@ class Encoder(nn.Module):
         key = self.key(batch.use_role) + self.owner(batch.kind[batch.use_op])
         found = torch.cat([self.last(joined), key, turns[batch.use_op]], 1)
         summed = found.new_zeros(count, found.shape[1]).index_add(0, batch.use_weight, found)
-        context, key, turns = summed.split([key.shape[1], key.shape[1], 8], 1)
+        context, key, turns = torch.split(summed, [key.shape[1], key.shape[1], 8], 1)
         uses = torch.bincount(batch.use_weight, minlength=count).clamp_min(1)
         return torch.cat([normal(key), normal(context)], 1), turns / uses[:, None]
 
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         """How the result of each op is turned, as it knows after so many rounds, [n, 8]: what the op does to what its
         operands are, which it hears from them. See `archc.metanet.ghn.turns`."""
         kind = self.kind(batch.kind) + self.described(batch)
-        own = 0.1 * self.turn(normal(kind)) + F.one_hot(batch.turn, 8)
+        own: Tensor = 0.1 * self.turn(normal(kind)) + F.one_hot(batch.turn, 8)
         if not rounds:
             return own
         source, target = batch.feeds
@@ -145,19 +145,21 @@ class Encoder(nn.Module):
 
     def described(self, batch: Subject) -> Tensor:
         """The attributes of each op, [n, hidden]."""
-        return F.embedding_bag(
+        found: Tensor = F.embedding_bag(
             batch.columns, self.attributes, batch.starts, mode="sum", per_sample_weights=batch.amounts
         )
+        return found
 
     def start(self, batch: Subject, tasks: Tensor, weights: Tensor) -> Tensor:
         """What each op is by itself, [n, hidden]."""
-        state = self.kind(batch.kind) + self.features(torch.cat([batch.shape, batch.position], 1) / 4)
+        state: Tensor = self.kind(batch.kind) + self.features(torch.cat([batch.shape, batch.position], 1) / 4)
         state = state + self.described(batch)
         if self.origin is not None:
             state = state + self.origin(batch.origin)
         state = state + self.task(tasks)[batch.node_net]
         state = state.index_add(0, batch.use_op, 0.5 * weights)
-        return state + self.first(normal(state))
+        joined: Tensor = state + self.first(normal(state))
+        return joined
 
     def edges(self, batch: Subject) -> Edges | None:
         """All messages of a round: what a node says in four ways lies in rows 4·node … 4·node + 3."""
@@ -178,7 +180,7 @@ class Encoder(nn.Module):
         nodes, hidden = state.shape
         if edges is None:
             return state.new_zeros(nodes, 4 * hidden)
-        sent = self.senders(state).view(4 * nodes, hidden)
+        sent: Tensor = self.senders(state).view(4 * nodes, hidden)
         messages = F.relu(sent.index_select(0, edges.source) + edges.kind)
         return sent.new_zeros(4 * nodes, hidden).index_add(0, edges.target, messages).view(nodes, 4 * hidden)
 

@@ -23,9 +23,9 @@ class Subject:
     """A net, or several side by side: op nodes, weights ("uses" are pairs of a weight and an op), edges.
 
     kind [n]; columns, amounts [a] and starts [n]: the attributes that are not 0, node by node; shape [n, 56];
-    origin [n, 80]; position [n, 9]; turn [n]: how the op turns a plane, see `archc.metanet.ghn.turns`; feeds [2, e] with flow, slot and result [e, 3]; inside [2, m] with region and
-    member [m, 2]; use_op, use_weight, use_role [u]; weight_features [p, 64]; `plans` are those of the p weights, and
-    `net` [p] says whose; `node_net` [n].
+    origin [n, 80]; position [n, 9]; turn [n]: how the op turns a plane (see `archc.metanet.ghn.turns`); feeds [2, e]
+    with flow, slot and result [e, 3]; inside [2, m] with region and member [m, 2]; use_op, use_weight, use_role [u];
+    weight_features [p, 64]; `plans` are those of the p weights, and `net` [p] says whose; `node_net` [n].
     """
 
     kind: Tensor

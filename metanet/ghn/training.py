@@ -281,7 +281,7 @@ class Team:
             return
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         torch.distributed.all_reduce(flat)
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        for p, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
 

@@ -89,7 +89,7 @@ def test_a_state_of_another_run_is_refused(data: Data, tmp_path: Path) -> None:
 
 
 def test_a_net_without_a_finite_loss_is_skipped_and_counted(data: Data) -> None:
-    model, nets, config = made(data, steps=2)
+    model, _, config = made(data, steps=2)
     bad = "arch b\ninput x: f32[N, 1, 8, 8]\noutput y: f32[N, 10]\ny = x -> flatten -> linear(10) -> log"
     trainer = Trainer(model, [(data, [Net("bad", loads(bad), model.words)])], config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
