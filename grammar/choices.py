@@ -55,6 +55,8 @@ Production: TypeAlias = int | float
 
 RANGE_TRIES = 8
 """Values of one `range` that are tried when its first does not fit."""
+PATIENCE = 10
+"""Failures in one production before the production itself is given up."""
 
 
 def uniform(key: str, path: str, count: int) -> list[float]:
@@ -107,6 +109,7 @@ class Choices:
     """Those of this attempt, in the order in which they were made."""
     _fallbacks: dict[str, int] = field(default_factory=dict)
     _failure: _Failure | None = None
+    _failures: dict[str, int] = field(default_factory=dict)
 
     @property
     def trace(self) -> dict[str, Production]:
@@ -143,30 +146,55 @@ class Choices:
             self.made[path] = Decision(path, count, option, option(min(self._fallbacks.get(path, 0), count - 1)))
         return self.made[path].chosen
 
-    def revise(self, what: Any) -> bool:
+    def revise(self, what: Any, place: str | None) -> bool:
         """Change the nearest decision that may be to blame for a failure, and leave the others; False if none is left.
 
         `what` tells failures apart. A decision whose change leads to the very same failure had no part in it: it is put
-        back as it was, and the one before it is tried.
+        back as it was, and the one before it is tried. `place` is the path of the innermost choice in whose production
+        it happened: when that has failed often, the choice falls back itself, and so outwards.
         """
         if self._failure is None or self._failure.what != what:
             self._failure = _Failure(what, self._fallbacks, list(self.made.values()), len(self.made) - 1)
         failure = self._failure
         self.made = {}
+        return self._give_up(place, failure) or self._sweep(failure)
+
+    def _give_up(self, place: str | None, failure: _Failure) -> bool:
+        """Let a choice fall back whose production fails again and again, or the choice around it."""
+        order = [d.path for d in failure.decisions]
+        while place in order:
+            self._failures[place] = self._failures.get(place, 0) + 1
+            if self._failures[place] < PATIENCE:
+                return False
+            at = order.index(place)
+            if self._fall_back(failure, at, 1):
+                self._failures = {p: n for p, n in self._failures.items() if not p.startswith(place)}
+                self._failure = None
+                return True
+            place = place.rpartition("/")[0].rpartition(":")[0]
+        return False
+
+    def _sweep(self, failure: _Failure) -> bool:
         while failure.decisions:
             if failure.cursor < 0:
                 failure.step += 1
                 failure.cursor = len(failure.decisions) - 1
                 if all(failure.fallbacks.get(d.path, 0) + failure.step >= d.count for d in failure.decisions):
                     return False
-            decision = failure.decisions[failure.cursor]
             failure.cursor -= 1
-            fallback = failure.fallbacks.get(decision.path, 0) + failure.step
-            if fallback < decision.count:
-                kept = {d.path for d in failure.decisions[: failure.cursor + 1]}
-                self._fallbacks = {p: k for p, k in failure.fallbacks.items() if p in kept} | {decision.path: fallback}
+            if self._fall_back(failure, failure.cursor + 1, failure.step):
                 return True
         return False
+
+    def _fall_back(self, failure: _Failure, at: int, step: int) -> bool:
+        """Let one of the decisions take a later option; those made after it are made again."""
+        decision = failure.decisions[at]
+        fallback = failure.fallbacks.get(decision.path, 0) + step
+        if fallback >= decision.count:
+            return False
+        kept = {d.path for d in failure.decisions[:at]}
+        self._fallbacks = {p: k for p, k in failure.fallbacks.items() if p in kept} | {decision.path: fallback}
+        return True
 
 
 @dataclass(slots=True)
@@ -239,6 +267,7 @@ class Drawer(Elaborator):
         self.choices = choices
         self.bounds: dict[str, tuple[float, CompileError]] = {}
         self.graph: Graph | None = None
+        self.failed: str | None = None  # the innermost choice in whose production a mistake was made
         self._inside = _Inside()
 
     def report(self, error: CompileError, at: Place) -> None:
@@ -310,8 +339,9 @@ class Drawer(Elaborator):
         self._inside = _Inside(f"{choice.path}:{number}/", choice.depth + choice.is_rule)
         try:
             return action(choice.alternatives[number].body)
-        except CompileError as error:
-            raise seen_from(error, choice.span) from None
+        except (CompileError, Unfit) as error:
+            self.failed = self.failed or choice.path
+            raise seen_from(error, choice.span) if isinstance(error, CompileError) else error from None
         finally:
             self._inside = outer
 

@@ -41,9 +41,9 @@ from archc.ir.graph import Graph
 
 Trace = Mapping[str, Production]
 
-TRIES = 200
+TRIES = 40
 """Attempts at one draw, each with another decision at one choice, before it is begun afresh."""
-RESTARTS = 5
+RESTARTS = 25
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,14 @@ class Space:
             choices = Choices(f"{key}/{restart}" if restart else key, given)
             for _ in range(TRIES):
                 attempts += 1
+                drawer = Drawer(self.limits, choices)
                 try:
-                    graph = self._attempt(choices)
+                    graph = self._attempt(drawer)
                 except Unfit as unfit:
                     first = unfit.error.diagnostics[0]
                     failures[first.code, first.span, first.message] += 1
                     errors.setdefault((first.code, first.span, first.message), unfit.error)
-                    if not choices.revise((first.code, first.span, first.message, first.label)):
+                    if not choices.revise((first.code, first.span, first.message, first.label), drawer.failed):
                         break
                 else:
                     return Drawn(graph, choices.trace, attempts)
@@ -119,8 +120,7 @@ class Space:
                 break  # nothing to choose
         raise self._nothing_fits(attempts, failures, errors)
 
-    def _attempt(self, choices: Choices) -> Graph:
-        drawer = Drawer(self.limits, choices)
+    def _attempt(self, drawer: Drawer) -> Graph:
         program = Program(self.syntax, self.values, self.dims, self.limits, drawer)
         program.is_resolved = True
         drawer.graph = program.graph

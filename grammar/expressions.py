@@ -439,7 +439,7 @@ class Expressions(Emitter):
         return self.apply(callee, tuple(inputs), at, expr.span)
 
 
-CONCRETE = "an `arch` has one value here; a file with choices begins with `space`"
+CONCRETE = "an `arch` has one value here; a file with choices begins with `space`, and `archc sample` draws from it"
 
 
 def _unbound(name: str, span: Span) -> CompileError:

@@ -115,7 +115,7 @@ class Program:
     def _not_an_architecture(self) -> CompileError:
         if self.syntax.kind == "space":
             return fail("E0701", "a space leaves choices open: it is no single architecture", self.syntax.span,
-                        help="an `arch` has one value in the place of each choice")  # fmt: skip
+                        help="`archc sample` draws architectures from it")  # fmt: skip
         message = "this file has no `arch` line: it is a library, which other files import"
         return fail("E0219", message, self.syntax.span, help="begin the file with `arch name`")
 
