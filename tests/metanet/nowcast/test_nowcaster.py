@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from archc.ir.graph import Graph
-from archc.metanet import symmetry
-from archc.metanet.nowcast.incidence import Incidence, incidence
+from archc.metanet.nowcast.equivariance import equivariance_error, random_history
+from archc.metanet.nowcast.incidence import incidence
 from archc.metanet.nowcast.kind import model_of
 from archc.metanet.nowcast.model import Config, Nowcaster, Wiring, linear
 from archc.metanet.nowcast.nets import NETS
@@ -18,39 +16,12 @@ from archc.metanet.store import load
 TOLERANCE = 1e-5
 
 
-def history_of(found: Incidence, seed: int = 0) -> Tensor:
-    """Weights that drift and jitter, each tensor at its own pace."""
-    make = torch.Generator().manual_seed(seed)
-    pace = torch.rand(len(found.names), generator=make)[torch.from_numpy(found.tensor)] * 0.1
-    noise = torch.randn(1, 5, found.weights, generator=make)
-    return torch.randn(1, 1, found.weights, generator=make) + (noise * pace).cumsum(1)
-
-
 class Placed(Nowcaster):
     """Broken on purpose: it adds to each change what depends on the weight's place in its tensor."""
 
     def forward(self, history: Tensor, wiring: Wiring, ahead: list[float]) -> Tensor:
         places = torch.linspace(-1, 1, history.shape[-1])
         return super().forward(history, wiring, ahead) * (1 + 0.1 * places)
-
-
-def off(model: Nowcaster, graph: Graph, seed: int = 0) -> float:
-    """How far prediction and group action are from commuting, relative to the norm of the change."""
-    found = incidence(graph)
-    wiring, history = Wiring(found), history_of(found, seed)
-    axes = symmetry.group(graph)
-    element = symmetry.sample(axes, seed)
-    shapes = {name: np.zeros(p.shape, np.float32) for name, p in graph.parameters().items()}
-
-    def act(flat: Tensor) -> Tensor:
-        moved = symmetry.apply(axes, element, shapes | found.unflatten(flat.numpy()))
-        return torch.from_numpy(found.flatten(moved))
-
-    with torch.no_grad():
-        before = act(model(history, wiring, [8.0])[0, 0])
-        after = model(torch.stack([act(h) for h in history[0]])[None], wiring, [8.0])[0, 0]
-    assert before.norm() > 0
-    return float((after - before).norm() / before.norm())
 
 
 def with_random_head(kind: type[Nowcaster], rounds: int) -> Nowcaster:
@@ -66,20 +37,20 @@ def with_random_head(kind: type[Nowcaster], rounds: int) -> Nowcaster:
 def test_the_predicted_change_is_equivariant(name: str) -> None:
     graph = NETS[name].graph()
     for rounds in (0, 2):
-        assert off(with_random_head(Nowcaster, rounds), graph) <= TOLERANCE
-    assert off(with_random_head(Placed, 2), graph) > 100 * TOLERANCE
+        assert equivariance_error(with_random_head(Nowcaster, rounds), graph) <= TOLERANCE
+    assert equivariance_error(with_random_head(Placed, 2), graph) > 100 * TOLERANCE
 
 
 def test_the_shipped_model_is_equivariant() -> None:
     model = model_of(load("nowcast-small", "nowcast"))
     for name in ("deep_vit", "pre_norm", "gru"):
-        assert off(model, NETS[name].graph(), seed=1) <= TOLERANCE
+        assert equivariance_error(model, NETS[name].graph(), seed=1) <= TOLERANCE
 
 
 def test_the_graph_is_used() -> None:
     """With message passing the change of one weight depends on its neighbours' past; without, on its tensor's unit."""
     found = incidence(NETS["mlp"].graph())
-    wiring, history = Wiring(found), history_of(found)
+    wiring, history = Wiring(found), random_history(found, 5, seed=0)
     other = history.clone()
     neuron = torch.from_numpy(found.slots[0] == found.slots[0][0])
     other[:, 0, neuron & (torch.arange(found.weights) >= 64)] += 0.01  # bias of the first neuron: another tensor
@@ -92,7 +63,7 @@ def test_the_graph_is_used() -> None:
 
 def test_units_of_weights_do_not_matter_and_what_rests_stays() -> None:
     found = incidence(NETS["mlp"].graph())
-    wiring, history, model = Wiring(found), history_of(found), with_random_head(Nowcaster, 2)
+    wiring, history, model = Wiring(found), random_history(found, 5, seed=0), with_random_head(Nowcaster, 2)
     with torch.no_grad():
         change = model(history, wiring, [4.0])
         torch.testing.assert_close(model(history * 8, wiring, [4.0]), change * 8, rtol=1e-4, atol=1e-5)
