@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from archc.cli import build, graph, inspect, machine, merge, metanet, predict, sample, train, transform
+from archc.cli import build, graph, inspect, machine, merge, metanet, predict, sample, symmetry, train, transform
 
 app = typer.Typer(
     help="A compiler and laboratory for neural architectures.",
@@ -34,5 +34,5 @@ def root(
     """A compiler and laboratory for neural architectures."""
 
 
-for family in (inspect, sample, transform, train, build, merge, metanet, predict, graph, machine):
+for family in (inspect, symmetry, sample, transform, train, build, merge, metanet, predict, graph, machine):
     family.add_commands(app)

@@ -115,10 +115,10 @@ def walk(judge: Judge, a: Arrays, b: Arrays, alphas: Sequence[float], repair: Re
     return Path(tuple(alphas), tuple(point(t) for t in alphas))
 
 
-def points(count: int) -> list[float]:
+def points_between(count: int) -> list[float]:
     """`count` points from 0 to 1.
 
-    >>> points(3)
+    >>> points_between(3)
     [0.0, 0.5, 1.0]
     """
     return [i / (count - 1) for i in range(count)]

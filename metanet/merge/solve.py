@@ -36,18 +36,22 @@ class Solver:
         self.sweeps = 0
 
     def solve(self, blocks: Sequence[Block], outers: Outers, restarts: int = 1) -> Sources:
-        """The sources that make the inner product large: the best of several descents, each in its own order."""
+        """The sources that make the inner product large: the best of several descents, the first from the identity, the
+        others from a random element."""
         best, most = identity(outers), -np.inf
-        for _ in range(restarts):
-            found = self.descend(blocks, outers)
+        for k in range(restarts):
+            start = identity(outers)
+            if k:
+                start = {leaf: self.rng.permuted(table, axis=-1) for leaf, table in start.items()}
+            found = self.descend(blocks, outers, start)
             value = inner_product(blocks, found, outers)
             if value > most:
                 best, most = found, value
         return best
 
-    def descend(self, blocks: Sequence[Block], outers: Outers, inside: bool = False) -> Sources:
-        """One descent from the identity."""
-        sources = identity(outers)
+    def descend(self, blocks: Sequence[Block], outers: Outers, start: Sources | None = None) -> Sources:
+        """One descent, from the identity unless told: with a start leaves are taken in random order."""
+        sources, inside = start or identity(outers), start is None
         jointly = self.hierarchical
         top = [leaf for leaf, above in outers.items() if not jointly or not any(o in outers for o in above)]
         scopes = {leaf: _Scope(leaf, blocks, outers) for leaf in top}
@@ -105,7 +109,7 @@ class Solver:
         for j, i in product(range(size), repeat=2) if nested else ():
             pair = [x.at(dim, j, i) for dim, x in nested]
             if self.hierarchical:
-                best[j, i] = self.descend(pair, below, inside=True)
+                best[j, i] = self.descend(pair, below)
             else:
                 best[j, i] = {other: _table(sources[other], outers[other], (leaf,), (j,)) for other in inner}
             gain[j, i] += inner_product(pair, best[j, i], below)
