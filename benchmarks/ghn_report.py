@@ -17,8 +17,8 @@ import numpy as np
 from paired import Interval, mean_interval, paired
 
 Row = Mapping[str, Any]
-Key = tuple[str, int]
-"""A view and its rounds."""
+Key = tuple[str, int, int]
+"""A view, its rounds of messages, and its rounds of turns."""
 
 NAMES = {
     "graph": "GHN",
@@ -28,7 +28,7 @@ NAMES = {
     "ordered": "(4) ordered list",
     "bag": "(4) bag of nodes",
 }
-MAIN: Key = ("graph", 3)
+MAIN: Key = ("graph", 3, 8)
 
 
 class Runs:
@@ -40,14 +40,14 @@ class Runs:
         for path in sorted(folder.glob("*.jsonl")):
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
             for row in (row for row in rows if row.get("finished")):
-                key = (row["view"], row["rounds"])
+                key = (row["view"], row["rounds"], row["turns"])
                 self.done.setdefault(key, {})[row["seed"]] = row
                 steps = {r["step"]: r["test"] for r in rows if "step" in r}
                 self.snapshots.setdefault(key, {})[row["seed"]] = steps
 
     def models(self) -> list[Key]:
         """Views in the order of `NAMES`, by rounds."""
-        return sorted(self.done, key=lambda k: (list(NAMES).index(k[0]), k[1]))
+        return sorted(self.done, key=lambda k: (k[1:] != MAIN[1:], list(NAMES).index(k[0]), k[1:]))
 
     def accuracies(self, key: Key, split: str = "test") -> list[list[float]]:
         """[seeds, nets] after the whole run."""
@@ -74,8 +74,8 @@ class Runs:
 
 
 def label(key: Key) -> str:
-    view, rounds = key
-    return NAMES[view] if rounds == MAIN[1] else f"{NAMES[view]}, {rounds} rounds"
+    view, rounds, turns = key
+    return NAMES[view] if key[1:] == MAIN[1:] else f"{NAMES[view]}, {rounds} rounds, {turns} of turns"
 
 
 def zero_step(runs: Runs) -> Iterator[str]:
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args(arguments)
-    found = options.runs / "nearest.json"
+    found = options.pool / "nearest.json"
     text = page(Runs(options.runs), Pool(options.pool), json.loads(found.read_text()) if found.exists() else None)
     if options.page is None:
         print(text)

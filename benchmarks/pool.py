@@ -1,7 +1,9 @@
 """A pool of trained nets: nets of the distribution that prediction learns on, each trained with Adam.
 
     python benchmarks/pool.py --out RUNS/pool --split train --count 350
-    python benchmarks/pool.py --out RUNS/pool --split test --count 100 --start aware --lr 0.01
+    python benchmarks/pool.py --out RUNS/pool --split val --count 8 --lr 0 --start aware --steps 200
+    python benchmarks/pool.py --out RUNS/pool --split test --count 40 --lr 0.01
+    python benchmarks/pool.py --out RUNS/pool --split test --count 120 --nearest
 
 Each net gets a line in `OUT/pool.jsonl` as soon as it is done (a script that was killed goes on where it was): its
 program, its accuracy on validation and test images after some numbers of steps, and, for nets of the `train` split,
@@ -15,11 +17,13 @@ how many steps of tuned Adam are worth a prediction. Times are CPU seconds of th
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghn import SPACE, use_space
 from results import Results
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ GRID = (0, 10, 25, 50, 75, 100, 150, 200, 250, 300)
 """After how many steps accuracy is measured."""
 BATCH = 64
 WARMUP = 10
-RATES = (3e-3, 1e-2, 3e-2)
+RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 
 
 def feed_of(task: str) -> Feed:
@@ -121,12 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--task", default="hard_digits")
+    parser.add_argument("--space", type=Path, default=SPACE)
     parser.add_argument("--split", default="train")
     parser.add_argument("--count", type=int, default=350)
     parser.add_argument("--seed", type=int, default=0, help="of the nets, their first weights and the order of images")
     parser.add_argument("--start", default="kaiming", help="kaiming, aware, or a model of `ghn.py`: predicted weights")
     parser.add_argument("--lr", type=float, default=3e-3, help="0: each of several, one after the other")
     parser.add_argument("--steps", type=int, default=max(GRID))
+    parser.add_argument("--nearest", action="store_true", help="train none: judge what the nearest net's weights reach")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so many CPU seconds")
     options = parser.parse_args(arguments)
 
@@ -137,9 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from archc.metanet.distribution import nets
 
     torch.set_num_threads(1)
+    use_space(options.space)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "weights").mkdir(exist_ok=True)
     results = Results(options.out / "pool.jsonl")
+    if options.nearest:
+        judge_nearest(results, options)
+        return
     done = {key_of(row) for row in results.rows}
     images, starter = Images(options.task), starter_of(options.start, options.task)
     grid = [step for step in GRID if step <= options.steps]
@@ -195,6 +205,32 @@ def starter_of(start: str, task: str) -> Callable[[Graph, int], Start]:
         return Start({name: value.numpy() for name, value in {**weights, **calibrate(net, weights, data)}.items()})
 
     return predicted
+
+
+def judge_nearest(results: Results, options: argparse.Namespace) -> None:
+    """Zero-step accuracy of nets with the weights of the trained net that is most like each: OUT/nearest.json."""
+    import torch
+
+    from archc.backends.torch.training import load_task
+    from archc.backends.weights import read_weights
+    from archc.grammar.load import loads
+    from archc.metanet.distribution import nets
+    from archc.metanet.ghn.nearest import likeness, nearest, similarity, transplant
+    from archc.metanet.ghn.nets import Data, Net, accuracy
+    from archc.metanet.vocabulary import vocabulary
+
+    trained = [row for row in results.rows if "weights" in row and row["task"] == options.task]
+    graphs = [loads(row["text"]) for row in trained]
+    kinds, data, words = [likeness(graph) for graph in graphs], Data(load_task(options.task)), vocabulary()
+    found: dict[str, Any] = {"pool": len(trained), "test": [], "similarity": []}
+    for name, graph in nets(options.split, options.count, options.seed, options.task):
+        best = nearest(graph, kinds)
+        arrays = dict(read_weights(options.out / trained[best]["weights"]).arrays)
+        weights = {k: torch.from_numpy(v) for k, v in transplant(graphs[best], arrays, graph, options.seed).items()}
+        found["test"].append(round(accuracy(Net(name, graph, words), weights, data, "test"), 5))
+        found["similarity"].append(round(similarity(likeness(graph), kinds[best]), 3))
+    (options.out / "nearest.json").write_text(json.dumps(found))
+    print(f"nearest of {len(trained)}: {sum(found['test']) / len(found['test']):.4f}")
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
