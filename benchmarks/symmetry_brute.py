@@ -53,9 +53,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
     weighty = {o.name for o in REGISTRY.values() if o.weights or o.regions}
     levels = Counter(r["level"] or "differs" for r in decided)
     largest = max((r["classes"] * r["exchanges"] for r in decided), default=0)
+    blocks = {b for r in decided for b in r["blocks"]}
     lines = [
         f"{len(decided)} networks decided, {len(rows) - len(decided)} passed over "
-        f"({sum(r['gave_up'] for r in rows)} of them given up); {len(ops)} ops, {len({b for r in decided for b in r['blocks']})} "
+        f"({sum(r['gave_up'] for r in rows)} of them given up); {len(ops)} ops, {len(blocks)} "
         f"of {len(BLOCKS)} blocks; {sum(r['seconds'] for r in rows):.0f} s of CPU",
         f"equal to all permutations of numbers inside parameters: {levels['entries']}",
         f"equal to all permutations of whole axes, where numbers alone have more: {levels['axes']}",

@@ -151,10 +151,8 @@ class _Search:
             return False
         for node in self.graph.walk():
             letters = self.axes.letters[node]
-            if (
-                node is merge
-                or (not any(_has(v, axis) for vs in letters.values() for v in vs)
-                and not self.cut(node, axis))
+            if node is merge or (
+                not any(_has(v, axis) for vs in letters.values() for v in vs) and not self.cut(node, axis)
             ):
                 continue
             if self.cut(node, axis):

@@ -9,6 +9,7 @@ step of its own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -52,7 +53,7 @@ def _neighbours(var: AxisVar) -> Iterator[tuple[AxisVar, AxisVar]]:
     """Leaves that stand next to each other in a product."""
     if var.kind == "product":
         parts = factors(var)
-        yield from ((a, b) for a, b in zip(parts, parts[1:], strict=False) if a.kind == b.kind == "leaf")
+        yield from ((a, b) for a, b in itertools.pairwise(parts) if a.kind == b.kind == "leaf")
     for part in var.parts:
         yield from _neighbours(part.find())
 
@@ -83,7 +84,7 @@ def _alike(
     }
     if any(name in mixed for name, _ in having):
         return False
-    for tensor, variables in tensors:
+    for _tensor, variables in tensors:
         leaves = [leaf for v in variables for leaf in v.leaves()]
         if leaves.count(a) != leaves.count(b) or leaves.count(a) > 1:
             return False

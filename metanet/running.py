@@ -142,6 +142,46 @@ class Runner:
         }
 
 
+TOLERANCE = 1e-12
+CONTROL = 1e-6
+NUDGE = 1e-9
+
+
+@dataclass
+class Trial:
+    """A network with random weights, run once: what elements of a group are tried on.
+
+    conditioning  relative change of the outputs per relative change of the weights, measured (at least 1)
+    limit         the largest change that rounding explains: the conditioning times 1e-12
+    large         whether images of a fixed large size make every run expensive
+    """
+
+    weights: dict[str, Array]
+    run: Runner
+    before: Outputs
+    conditioning: float
+    large: bool
+
+    @property
+    def limit(self) -> float:
+        return TOLERANCE * self.conditioning
+
+
+def trial(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) -> Trial:
+    """Random weights and inputs for a network, on smaller images where its weights allow."""
+    import numpy as np
+
+    weights, graph = random_weights(graph, seed), with_small_images(graph)
+    large = any(_smaller(v.type, SMALL[0]) is not v.type for v in graph.inputs)
+    if large:  # one image is enough
+        sizes = dict.fromkeys(graph.symbols()[:1], 1) | dict(sizes or {})
+    run = Runner(graph, seed, sizes)
+    before = run(weights)
+    rng = np.random.Generator(np.random.Philox(seed))
+    nudged = {n: w * (1 + NUDGE * rng.uniform(-1, 1, w.shape)) for n, w in weights.items()}
+    return Trial(weights, run, before, max(1.0, change(before, run(nudged)) / NUDGE), large)
+
+
 def change(before: Outputs, after: Outputs) -> float:
     """The largest relative change over the outputs; infinite when an output is not finite."""
     import numpy as np
@@ -168,8 +208,3 @@ def _sometimes(node: Node) -> Iterable[Node]:
     if node.op.name in ("moe", "skip", "exit"):
         for region in node.regions:
             yield from region.walk()
-
-
-def has_large_images(graph: Graph) -> bool:
-    """Whether an image of a fixed size above the smallest of `SMALL` is read."""
-    return any(_smaller(v.type, SMALL[0]) is not v.type for v in graph.inputs)

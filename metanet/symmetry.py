@@ -19,34 +19,45 @@ from archc.ir.axes import Axes, AxisClass, AxisVar, Exchange, derive_axes
 from archc.ir.graph import Graph
 from archc.ir.replicas import find_replicas
 from archc.ir.whole import mend
-from archc.metanet.running import Runner, change, conditional, has_large_images, random_weights, with_small_images
+from archc.metanet.running import CONTROL, TOLERANCE, Trial, change, conditional, random_weights, trial
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Certificate", "Element", "apply", "certify", "group", "order", "random_weights", "sample"]
+__all__ = [
+    "CONTROL",
+    "TOLERANCE",
+    "Certificate",
+    "Element",
+    "apply",
+    "certify",
+    "group",
+    "order",
+    "random_weights",
+    "sample",
+]
 
 Array = Any  # a numpy array; numpy is imported where it is needed
 Element = dict[AxisVar | Exchange, "NDArray[np.intp]"]
 """A group element: for each free leaf its permutations, shape (sizes of what indexes it…, size), and for each exchange
 one of its replicas: old place -> new."""
 
-TOLERANCE = 1e-12
-CONTROL = 1e-6
-
 
 def group(graph: Graph) -> Axes:
     """The axis classes and exchanges that generate the permutation group of a network's weights.
 
     >>> from archc.grammar.load import loads
-    >>> axes = group(loads("arch a()\\ninput x: f32[N, 4]\\noutput y: f32[N, 3]\\ny = x -> linear(8) -> relu -> linear(3)"))
+    >>> net = loads("arch a()\\ninput x: f32[N, 4]\\noutput y: f32[N, 3]\\ny = x -> linear(8) -> relu -> linear(3)")
+    >>> axes = group(net)
     >>> [(c.size, [m.parameter for m in c.members]) for c in axes.classes]
     [(8, ['linear.weight', 'linear.bias', 'linear1.weight'])]
     """
     axes = derive_axes(graph, finer=True)
     mend(graph, axes)
     axes.exchanges = find_replicas(graph, axes)
+    moved = {e.node.name for e in axes.exchanges if e.axis is not None and len(e.places) == e.axis.size}
+    axes.pinned = tuple(p for p in axes.pinned if not (p.pin.only and p.pin.node in moved))
     return axes
 
 
@@ -271,28 +282,27 @@ class Certificate:
 
 
 def certify(
-    graph: Graph, seed: int = 0, elements: int = 2, controls: int = 8, sizes: Mapping[str, int] | None = None
+    graph: Graph,
+    seed: int = 0,
+    elements: int = 2,
+    controls: int = 8,
+    sizes: Mapping[str, int] | None = None,
+    axes: Axes | None = None,
+    given: Trial | None = None,
 ) -> Certificate:
-    """Check the permutation group of a network numerically, in float64.
+    """Check the permutation group of a network numerically, in float64. `axes` and `given` are what was derived and
+    run before, if it was.
 
     Images of a fixed size above 64 are replaced by smaller ones where the weights do not depend on their size; where
     they do, one image is enough, with one element and half of the controls.
     """
     import numpy as np
 
-    axes = group(graph)
-    weights = random_weights(graph, seed)
-    graph = with_small_images(graph)
-    if has_large_images(graph):
-        elements, controls, sizes = (
-            min(elements, 1),
-            controls // 2,
-            dict.fromkeys(graph.symbols()[:1], 1) | dict(sizes or {}),
-        )
-    run = Runner(graph, seed, sizes)
-    before = run(weights)
-    rng = np.random.Generator(np.random.Philox(seed))
-    limit, conditioning = tolerance(run, weights, seed)
+    axes = group(graph) if axes is None else axes
+    given = trial(graph, seed, sizes) if given is None else given
+    weights, run, before = given.weights, given.run, given.before
+    if given.large:
+        elements, controls = min(elements, 1), controls // 2
     error, moved = change(before, before), 0.0  # infinite when an output is not finite
     for k in range(elements):
         acted = apply(axes, sample(axes, seed + k), weights)
@@ -300,12 +310,13 @@ def certify(
         if k == 0:
             total = sum(w.size for w in weights.values())
             moved = sum(int((acted[n] != w).sum()) for n, w in weights.items()) / max(1, total)
-    control, count, unreached = _controls(axes, weights, run, before, rng, controls)
-    inert, idle = inert_parameters(run, weights, before, limit) if controls else ((), ())
+    rng = np.random.Generator(np.random.Philox(seed))
+    control, count, unreached = _controls(axes, given, rng, controls)
+    inert, idle = inert_parameters(given) if controls else ((), ())
     return Certificate(
-        ok=error <= limit and (count == 0 or control >= CONTROL),
+        ok=error <= given.limit and (count == 0 or control >= CONTROL),
         error=error,
-        conditioning=conditioning,
+        conditioning=given.conditioning,
         control=control if count else math.nan,
         controls=count,
         unreached=unreached,
@@ -319,21 +330,9 @@ def certify(
     )
 
 
-def tolerance(run: Runner, weights: Mapping[str, Array], seed: int) -> tuple[float, float]:
-    """(the largest change that rounding explains, the conditioning that it comes from): the relative change of the
-    outputs per relative change of the weights, measured with one of 1e-9, times 1e-12."""
-    import numpy as np
-
-    rng = np.random.Generator(np.random.Philox(seed))
-    nudged = {n: w * (1 + 1e-9 * rng.uniform(-1, 1, w.shape)) for n, w in weights.items()}
-    conditioning = max(1.0, change(run(weights), run(nudged)) / 1e-9)
-    return TOLERANCE * conditioning, conditioning
-
-
-def _controls(
-    axes: Axes, weights: Mapping[str, Array], run: Runner, before: list[Array], rng: Any, most: int
-) -> tuple[float, int, int]:
+def _controls(axes: Axes, given: Trial, rng: Any, most: int) -> tuple[float, int, int]:
     """(smallest change, how many were run, how many reach nothing) of classes applied to all but one parameter."""
+    weights, run, before = given.weights, given.run, given.before
     candidates = [(c, names) for c, names in _movable(axes) if len(names) > 1]
     smallest, count, unreached = math.inf, 0, 0
     for k in rng.permutation(len(candidates)):
@@ -362,15 +361,15 @@ def _movable(axes: Axes) -> Iterator[tuple[AxisClass | Exchange, list[str]]]:
         yield exchange, list(dict.fromkeys(names))
 
 
-def inert_parameters(
-    run: Runner, weights: Mapping[str, Array], before: list[Array], limit: float
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def inert_parameters(given: Trial) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(parameters whose random change does not move the outputs, those of parts that this input does not reach).
 
-    Candidates have no gradient; each is then changed by a random factor and must not move the outputs.
+    Candidates have no gradient; each is then changed by a random factor and must not move the outputs. Trained
+    parameters only: buffers are not considered.
     """
     import numpy as np
 
+    weights, run, before, limit = given.weights, given.run, given.before, given.limit
     influence = run.influence(weights)
     least = 1e-12 * max(influence.values(), default=0.0)
     suspects = [n for n, size in influence.items() if size <= least and weights[n].size]

@@ -1,4 +1,4 @@
-"""Commands that read architectures: check, fmt, show, summary, ops, explain, hash, diff, symmetry. None needs tvm."""
+"""Commands that read architectures: check, fmt, show, summary, ops, explain, hash, diff. None needs tvm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from archc.cli.options import (
     First,
     Json,
     Second,
-    Seed,
     Set,
     keep,
     open_model,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(app: typer.Typer) -> None:
-    register(app, check, fmt, show, summary, ops, explain, hash_, diff, symmetry)
+    register(app, check, fmt, show, summary, ops, explain, hash_, diff)
 
 
 def check(files: Files, settings: Set = None, dims: Dims = None, as_json: Json = False) -> None:
@@ -223,58 +222,6 @@ def diff(
             print(f"{signs[change.kind]} {change.name}: {both}")
         print(f"parameters {found.params[0]:,} => {found.params[1]:,}; FLOPs {found.flops[0]} => {found.flops[1]}")
     raise typer.Exit(0 if found.same else 1)
-
-
-def symmetry(file: File, settings: Set = None, dims: Dims = None, seed: Seed = 0, as_json: Json = False) -> None:
-    """Which axes of the weights may be permuted together, why others may not, and a numeric certificate.
-
-    Exit 3 when the certificate fails. Example: archc symmetry examples/vit_s16.arch
-    """
-    from dataclasses import asdict
-
-    from archc.ir.axes import derive_axes
-
-    model = open_model(file, settings, dims)
-    axes = derive_axes(model.graph)
-    certificate = model.symmetry(seed, parse_dims(dims))
-    if as_json:
-        print_json(
-            {
-                "classes": [
-                    {
-                        "size": c.size,
-                        "indexed_by": [str(o.size) for o in c.indexed_by],
-                        "members": [[m.parameter, m.axis] for m in c.members],
-                    }
-                    for c in axes.classes
-                ],
-                "pinned": [
-                    {"parameter": p.member.parameter, "axis": p.member.axis, "size": str(p.size), "why": p.pin.reason}
-                    for p in axes.pinned
-                ],
-                "certificate": {k: None if v != v else v for k, v in asdict(certificate).items()},
-            }
-        )
-    else:
-        for c in axes.classes:
-            inside = "".join(f" for each of {o.size}" for o in c.indexed_by)
-            first = ", ".join(f"{m.parameter}[{m.axis}]" for m in c.members[:3])
-            print(f"{c.size:6d}{inside}: {first}{' …' if len(c.members) > 3 else ''} ({len(c.members)} axes)")
-        for reason, count in _counted(p.pin.reason for p in axes.pinned):
-            print(f"pinned: {count} axes, {reason}")
-        print(
-            f"{certificate.classes} classes, 10^{certificate.log10_order:.0f} elements, "
-            f"{certificate.moved:.1%} of the weights moved; error {certificate.error:.1e}, "
-            f"smallest of {certificate.controls} controls {certificate.control:.1e}: "
-            f"{'certified' if certificate.ok else 'FAILED'}"
-        )
-    raise typer.Exit(0 if certificate.ok else 3)
-
-
-def _counted(words: Any) -> list[tuple[str, int]]:
-    from collections import Counter
-
-    return Counter(words).most_common()
 
 
 def _tell_op(op: OpDef[Any]) -> None:

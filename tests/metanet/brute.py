@@ -67,7 +67,7 @@ class Function:
 
     def __init__(self, graph: Graph, seed: int) -> None:
         self.module = to_torch(graph).double().eval()
-        self.parameters = [p for p in graph.parameters().values()]
+        self.parameters = list(graph.parameters().values())
         self.paths = [".".join(self.module.parameter_paths[p.name]) for p in self.parameters]
         rng = np.random.default_rng([seed, 17])
         self.inputs = []
@@ -90,7 +90,8 @@ class Function:
         middle = float(np.asarray(init.sample((1,), 0, "")).ravel()[0]) if constant else 0.0
         return np.full(parameter.size, (middle, 0.4 if constant else 0.9)[which])
 
-    def _outputs(self, vector: Any) -> Any:
+    def outputs(self, vector: Any) -> Any:
+        """All outputs as one vector, differentiable by the weights."""
         parts = torch.split(vector, self.sizes)
         weights = {
             path: part.reshape(p.shape) for path, part, p in zip(self.paths, parts, self.parameters, strict=True)
@@ -101,20 +102,39 @@ class Function:
 
     def __call__(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         with torch.no_grad():
-            found: NDArray[np.float64] = self._outputs(torch.from_numpy(vector)).numpy()
+            found: NDArray[np.float64] = self.outputs(torch.from_numpy(vector)).numpy()
         return found
 
     def derivative(self, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(outputs, the gradient of a fixed random projection of them)."""
         w = torch.from_numpy(vector).requires_grad_()
         with _differentiable():
-            outputs = self._outputs(w)
+            outputs = self.outputs(w)
         if not self.projection:
             self.projection.append(torch.rand(outputs.shape, generator=self.random, dtype=torch.float64) - 0.3)
         if not outputs.requires_grad:
             return outputs.detach().numpy(), np.zeros(len(vector))
         (gradient,) = torch.autograd.grad((outputs * self.projection[0]).sum(), w, allow_unused=True)
         return outputs.detach().numpy(), np.zeros(len(vector)) if gradient is None else gradient.numpy()
+
+
+def scaling_dimensions(function: Function, alive: NDArray[np.bool_], seed: int) -> int:
+    """How many independent exponents there are for which factors on single numbers of the weights keep the function.
+
+    A family `w_e · exp(t · v_e)` keeps it when `Σ_e v_e w_e ∂f/∂w_e = 0` at all weights and inputs: `v` is in the null
+    space of these derivatives, stacked for several random draws of the weights.
+    """
+    rng, rows = np.random.default_rng([seed, 41]), []
+    for _ in range(DRAWS):
+        w = function.middle + function.spread * rng.uniform(-1, 1, len(function.middle))
+        with _differentiable():
+            found = torch.autograd.functional.jacobian(function.outputs, torch.from_numpy(w), vectorize=True)
+        rows.append(found.numpy()[:, alive] * w[alive])
+    matrix = np.concatenate(rows)
+    if not matrix.shape[1]:
+        return 0
+    values = np.linalg.svd(matrix / np.abs(matrix).max(axis=0), compute_uv=False)
+    return int(matrix.shape[1] - (values > 1e-9 * values[0]).sum())
 
 
 @contextmanager
@@ -141,7 +161,8 @@ def _differentiable() -> Iterator[None]:
 
 
 def differs(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    assert np.isfinite(a).all() and np.isfinite(b).all()
+    assert np.isfinite(a).all()
+    assert np.isfinite(b).all()
     return bool(np.abs(a - b).max() > KEPT * np.abs(a).max())
 
 
@@ -208,7 +229,7 @@ class Search:
 
     def _most_telling(self, cells: Cells) -> tuple[int, Cells] | None:
         """The point that splits most cells when it is told apart, and the cells then; None when all are points."""
-        values, first, counts = np.unique(cells, return_index=True, return_counts=True)
+        _values, first, counts = np.unique(cells, return_index=True, return_counts=True)
         best: tuple[int, int, int] | None = None
         found = cells
         for point, count in zip(first.tolist(), counts.tolist(), strict=True):

@@ -201,7 +201,8 @@ simple("prelu", "any", "{x} -> prelu", '{x} -> prelu(init = "normal(0.5)")')
 
 @block("any")
 def norms(p: Program) -> None:
-    p.let("{x} -> " + p.rng.choice({"tokens": ["layer_norm", "rms_norm"]}.get(p.kind, ["batch_norm", "norm"])))
+    usual = {"vectors": ["batch_norm", "layer_norm", "rms_norm"], "tokens": ["layer_norm", "rms_norm"]}
+    p.let("{x} -> " + p.rng.choice(usual.get(p.kind, ["batch_norm", "norm"])))
     p.act()
 
 
@@ -375,9 +376,10 @@ def named(p: Program) -> None:
     p.let('concat(({x} -> argmax(axis = 1) -> one_hot(3, dtype = "f32")) * {x}, {x}, axis = 1) -> slice(1, to = 4)', 4)
 
 
-@block("vectors")
-def as_images(p: Program) -> None:
-    p.let(f"{{x}} -> reshape([N, {p.c}, 1, 1]) -> upsample(2) -> conv(2, kernel = 2) -> relu -> flatten", 2)
+@block("images")
+def upsampled(p: Program) -> None:
+    c = p.width()
+    p.let(f"{{x}} -> upsample(2) -> conv({c}, kernel = 3, padding = 1) -> relu", c)
 
 
 @block("vectors")
