@@ -24,7 +24,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 import archc.ir.ops  # noqa: F401  (fills the registry)
-from archc.backends.torch.training import datasets
+from archc.backends.torch.training import composed, datasets
 from archc.backends.torch.training.images import IMAGES
 from archc.backends.torch.training.recipe import Recipe
 from archc.backends.torch.training.text import TEXT
@@ -343,7 +343,7 @@ def _pass(told: PassPage) -> Iterator[str]:
 def tasks() -> str:
     """The text of docs/training.md."""
     parts = [TASKS_HEAD]
-    for kind in (*datasets.KINDS, IMAGES, TEXT):
+    for kind in (*datasets.KINDS, *composed.KINDS, IMAGES, TEXT):
         parts.append(f"### {kind.name}\n\n{kind.doc}.\n\n{DATA[kind.name]}\n")
         parts.append(_options(kind.config))
     parts.append(f"## Recipe\n\n{RECIPE}\n\n{_options(Recipe)}")
