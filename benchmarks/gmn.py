@@ -44,11 +44,11 @@ TARGETS = ("test accuracy", "generalisation gap")
 ZOO_METHODS = ("gmn", "statnn", "statnn+arch", "statnn+arch+loss", "loss", "arch", "params+flops", "mlp", "mlp+aug")
 INR_METHODS = ("gmn", "mlp", "mlp+aug", "statnn")
 GMN = GmnConfig()
-LEARN = LearnConfig(epochs=14)
+LEARN = LearnConfig(epochs=20, lr=2.5e-3)
 INR_GMN = GmnConfig(edges=16)
 STEPS = {("classify", "gmn"): 1000, ("edit", "gmn"): 600, ("classify", "mlp"): 3000, ("edit", "mlp"): 3000}
 COPIES = 4
-RESAMPLES = 1000
+RESAMPLES = 500
 
 Job = tuple[str, str, int]
 Row = dict[str, Any]
@@ -140,7 +140,7 @@ def zoo_job(data: Data, task: str, method: str, seed: int, out: Path) -> Row:
         extra = {"parameters": parameters_of(regressor.model), "losses": [entry["loss"] for entry in log]}
         extra["cpu_seconds"] = sum(entry["cpu_seconds"] for entry in log)
         extra["deviation"] = deviations(regressor.model, data.collator, nets)
-        state.unlink()
+        state.unlink(missing_ok=True)
     else:
         predicted, extra["parameters"] = flat_zoo(data, train, unseen, method == "mlp+aug", seed)
     row = {"cpu_seconds": time.process_time() - begun, "predicted": predicted.tolist(), "true": y[unseen].tolist()}
@@ -254,10 +254,8 @@ def main() -> None:
         temporary.write_text(json.dumps(row))
         os.replace(temporary, path)
         print(f"{name}: {row['cpu_seconds']:.0f} s {_brief(row)}", flush=True)
-    text = report([json.loads(p.read_text()) for p in sorted(options.out.glob("*.json"))])
-    print(text)
     if options.report:
-        options.report.write_text(text)
+        options.report.write_text(report([json.loads(p.read_text()) for p in sorted(options.out.glob("*.json"))]))
 
 
 def _brief(row: Row) -> str:

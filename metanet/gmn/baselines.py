@@ -81,10 +81,11 @@ def boosted_classes(x: Array, y: Array, seed: int) -> Callable[[Array], Array]:
     """Gradient boosting for classes: what it says is the class."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    known = ~np.isnan(x).all(0)  # no thresholds can be found where no network has a value
     model = HistGradientBoostingClassifier(
         max_iter=60, learning_rate=0.1, max_leaf_nodes=15, max_features=0.5, random_state=seed
-    ).fit(x, y)
-    return lambda rows: np.asarray(model.predict(rows))
+    ).fit(x[:, known], y)
+    return lambda rows: np.asarray(model.predict(rows[:, known]))
 
 
 def flat_mlp(inputs: int, outputs: int, hidden: int) -> nn.Module:

@@ -130,7 +130,9 @@ class GraphBatch:
         [E] times the state at the other end: (of edges that arrive, of edges that leave)."""
         size = (len(self.x), len(self.x))
         sides = ((self.target, self.source), (self.source, self.target))
-        arriving, leaving = (_sparse(a.first, b.index[a.order], values[a.order], size) for a, b in sides)
+        arriving, leaving = (
+            _sparse(a.first, b.index.index_select(0, a.order), values.index_select(0, a.order), size) for a, b in sides
+        )
         return arriving, leaving
 
 

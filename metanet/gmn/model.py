@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from archc.metanet.gmn.batch import GraphBatch, flow
+from archc.metanet.gmn.batch import GraphBatch, ends, flow
 from archc.metanet.neuron_graph import NODE_COLUMNS
 
 
@@ -186,8 +186,8 @@ def node_features(batch: GraphBatch) -> Tensor:
 
 
 def _mean(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    total = values.new_zeros(groups, values.shape[1]).index_add(0, group, values)
-    return total / torch.bincount(group, minlength=groups).clamp(min=1)[:, None]
+    """[rows, d] → [groups, d]. Rows stand group by group."""
+    return ends(group, groups, torch.arange(len(group))).mean(values)
 
 
 def parameters_of(model: nn.Module) -> int:
