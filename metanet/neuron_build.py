@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,18 @@ class Weighing:
     taps: list[Array]
 
 
-@dataclass(slots=True)
+@dataclass
 class Seen:
-    """A set as a node's signature sees it."""
+    """A set as a node's signature sees it. Its digits are read when they are asked for: most ops do not ask."""
 
     nodes: NodeSet
     axis: int
-    atoms: dict[Atom, Array]
+    terms: list[Term | None]
+    letters: Mapping[str, tuple[AxisVar, ...]]
+
+    @cached_property
+    def atoms(self) -> dict[Atom, Array]:
+        return set_atoms(self.nodes, self.axis if self.axis >= 0 else None, self.terms, self.letters)
 
 
 @dataclass(slots=True)
@@ -267,10 +273,7 @@ class _NodeReader:
         return self.seen(value, terms(tensor, value.type.shape, self.node))
 
     def seen(self, value: Value, axes: list[Term | None]) -> View:
-        sets = [
-            Seen(nodes, axis, set_atoms(nodes, axis if axis >= 0 else None, axes, self.letters))
-            for axis, nodes in self.b.of[value].items()
-        ]
+        sets = [Seen(nodes, axis, axes, self.letters) for axis, nodes in self.b.of[value].items()]
         return View(value, axes, sets)
 
     @property
