@@ -2,7 +2,7 @@
 
     python benchmarks/ghn.py --out RUNS/ghn --view graph --seed 0 --minutes 2.5
 
-Writes OUT/VIEW-rROUNDS-SEED.jsonl: the zero-step test accuracy of every net of every split, what wiring twins' weights
+Writes OUT/VIEW-rROUNDS-tTURNS-SEED.jsonl: the zero-step test accuracy of every net of every split, what wiring twins' weights
 are worth, ranks of the predicted matrices, what the run cost; and the model beside it. Views are those of
 `archc.metanet.ghn.tables`: one architecture, one decoder, one trainer and one number of parameters for all of them.
 
@@ -55,8 +55,7 @@ class Bench:
         from archc.metanet.ghn.tables import build
         from archc.metanet.ghn.training import TrainConfig, Trainer
 
-        turns = options.rounds if options.turns is None else options.turns
-        name = f"{options.view}-r{options.rounds}-t{turns}-{options.seed}"
+        name, turns = name_of(options), options.turns
         options.out.mkdir(parents=True, exist_ok=True)
         data = Data(load_task(options.task))
         model = build(options.view, GhnConfig(rounds=options.rounds, turns=turns), [options.task], seed=options.seed)
@@ -171,6 +170,11 @@ class Bench:
         self.results.add(row)
 
 
+def name_of(options: argparse.Namespace) -> str:
+    """What the files of a run are called."""
+    return f"{options.view}-r{options.rounds}-t{options.turns}-{options.seed}"
+
+
 def use_space(path: Path) -> None:
     """Let the splits of `archc.metanet.distribution` be those of another space with the same parameters."""
     from archc.metanet import distribution
@@ -205,10 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(1)
     use_space(options.space)
-    bench = Bench.make(options)
-    if any(row.get("finished") for row in bench.results.rows):
-        print(f"{bench.results.path.stem}: done before")
+    name = name_of(options)
+    if any(row.get("finished") for row in Results(options.out / f"{name}.jsonl").rows):
+        print(f"{name}: done before")
         return
+    bench = Bench.make(options)
     judged = bench.nets("test", options.test)
     bench.train(judged, options.snapshot)
     told = {name: value for name, value in vars(options).items() if name not in ("out", "space")}

@@ -28,7 +28,6 @@ NAMES = {
     "ordered": "(4) ordered list",
     "bag": "(4) bag of nodes",
 }
-MAIN: Key = ("graph", 3, 8)
 
 
 class Runs:
@@ -45,9 +44,14 @@ class Runs:
                 steps = {r["step"]: r["test"] for r in rows if "step" in r}
                 self.snapshots.setdefault(key, {})[row["seed"]] = steps
 
+    @property
+    def main(self) -> Key:
+        """The hypernetwork that the others are compared with: three rounds, and the most turns."""
+        return max(key for key in self.done if key[:2] == ("graph", 3))
+
     def models(self) -> list[Key]:
         """Views in the order of `NAMES`, by rounds."""
-        return sorted(self.done, key=lambda k: (k[1:] != MAIN[1:], list(NAMES).index(k[0]), k[1:]))
+        return sorted(self.done, key=lambda k: (k[1:] != self.main[1:], list(NAMES).index(k[0]), k[1:]))
 
     def accuracies(self, key: Key, split: str = "test") -> list[list[float]]:
         """[seeds, nets] after the whole run."""
@@ -73,9 +77,9 @@ class Runs:
         return last, paired(*([self.snapshots[key][s][last] for s in seeds] for key in (a, b)))
 
 
-def label(key: Key) -> str:
+def label(key: Key, main: Key) -> str:
     view, rounds, turns = key
-    return NAMES[view] if key[1:] == MAIN[1:] else f"{NAMES[view]}, {rounds} rounds, {turns} of turns"
+    return NAMES[view] if key[1:] == main[1:] else f"{NAMES[view]}, {rounds} rounds, {turns} of turns"
 
 
 def zero_step(runs: Runs) -> Iterator[str]:
@@ -84,12 +88,12 @@ def zero_step(runs: Runs) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|"
     for key in runs.models():
         rows = runs.accuracies(key)
-        cells = [label(key), str(len(rows)), str(mean_interval(rows))]
-        if key == MAIN:
+        cells = [label(key, runs.main), str(len(rows)), str(mean_interval(rows))]
+        if key == runs.main:
             cells += ["", ""]
         else:
-            equal = runs.after_equal_batches(MAIN, key)
-            cells += [str(runs.difference(MAIN, key)), f"{equal[1]} ({equal[0]})" if equal else "–"]
+            equal = runs.after_equal_batches(runs.main, key)
+            cells += [str(runs.difference(runs.main, key)), f"{equal[1]} ({equal[0]})" if equal else "–"]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -101,17 +105,17 @@ def costs(runs: Runs) -> Iterator[str]:
         steps = ", ".join(str(r["steps"]) for r in rows)
         minutes = ", ".join(f"{r['cpu_seconds'] / 60:.2f}" for r in rows)
         skipped = sum(r["skipped"] for r in rows)
-        yield f"| {label(key)} | {rows[0]['parameters']:,} | {steps} | {minutes} | {skipped} |"
+        yield f"| {label(key, runs.main)} | {rows[0]['parameters']:,} | {steps} | {minutes} | {skipped} |"
 
 
 def splits(runs: Runs) -> Iterator[str]:
-    names = list(next(iter(runs.done[MAIN].values()))["accuracy"])
+    names = list(next(iter(runs.done[runs.main].values()))["accuracy"])
     yield f"| model | {' | '.join(name.replace('_', '-') for name in names)} |"
     yield f"|---|{'---:|' * len(names)}"
     for key in runs.models():
         means = [f"{100 * np.mean(runs.accuracies(key, split)):.1f}" for split in names]
-        yield f"| {label(key)} | {' | '.join(means)} |"
-    worst = [f"{100 * np.min(runs.accuracies(MAIN, split)):.1f}" for split in names]
+        yield f"| {label(key, runs.main)} | {' | '.join(means)} |"
+    worst = [f"{100 * np.min(runs.accuracies(runs.main, split)):.1f}" for split in names]
     yield f"| GHN, the worst net | {' | '.join(worst)} |"
 
 
@@ -121,7 +125,7 @@ def twins(runs: Runs) -> Iterator[str]:
     for key in runs.models():
         rows = [runs.done[key][s]["twins"] for s in sorted(runs.done[key])]
         own, twin = ([[pair[k] for pair in row] for row in rows] for k in ("own", "twin"))
-        yield f"| {label(key)} | {mean_interval(own)} | {mean_interval(twin)} | {paired(own, twin)} |"
+        yield f"| {label(key, runs.main)} | {mean_interval(own)} | {mean_interval(twin)} | {paired(own, twin)} |"
 
 
 def matrices(runs: Runs) -> Iterator[str]:
@@ -130,7 +134,7 @@ def matrices(runs: Runs) -> Iterator[str]:
     for key in runs.models():
         rows = [row["matrices"] for row in runs.done[key].values()]
         rank, unique = (np.mean([row[k] for row in rows]) for k in ("rank", "unique"))
-        yield f"| {label(key)} | {rank:.2f} | {unique:.3f} |"
+        yield f"| {label(key, runs.main)} | {rank:.2f} | {unique:.3f} |"
 
 
 # -- trained nets -----------------------------------------------------------------------------------------------------
@@ -190,7 +194,7 @@ def worth(runs: Runs, pool: Pool) -> Iterator[str]:
         for lr in sorted({r["lr"] for r in pool.rows if r["split"] == "test" and r["start"] == start}):
             grid, curves = pool.curve("test", start, lr, "test")
             order = list(curves)
-            goal = float(np.mean([row[: len(order)] for row in runs.accuracies(MAIN)]))
+            goal = float(np.mean([row[: len(order)] for row in runs.accuracies(runs.main)]))
             if (steps := crossing(grid, np.mean(list(curves.values()), 0), goal)) is not None:
                 best = min(best or (steps, lr), (steps, lr))
         told = f"{best[0]:.0f} ({best[1]:g})" if best else "not reached"
@@ -212,7 +216,7 @@ def crossing(grid: Sequence[int], means: Sequence[float], goal: float) -> float 
     return None
 
 
-def page(runs: Runs, pool: Pool, nearest: Row | None) -> str:
+def page(runs: Runs, pool: Pool, nearest: Row | None, more: Runs | None) -> str:
     parts = [
         ("Zero-step accuracy on unseen nets of the same distribution", zero_step(runs)),
         ("Wiring twins", twins(runs)),
@@ -225,12 +229,19 @@ def page(runs: Runs, pool: Pool, nearest: Row | None) -> str:
     if pool.starts():
         parts += [("Fine-tuning: mean test accuracy in % (worst net)", finetuned(pool))]
         parts += [("What a prediction is worth in steps of Adam", worth(runs, pool))]
+    if more is not None and more.done:
+        parts += [
+            ("The whole distribution: zero-step accuracy", zero_step(more)),
+            ("The whole distribution: wiring twins", twins(more)),
+            ("The whole distribution: all splits, means in %", splits(more)),
+            ("The whole distribution: what the runs cost", costs(more)),
+        ]
     return "\n\n".join(f"### {title}\n\n" + "\n".join(lines) for title, lines in parts)
 
 
 def nearest_table(runs: Runs, nearest: Row) -> Iterator[str]:
     accuracy = nearest["test"]
-    ours = [row[: len(accuracy)] for row in runs.accuracies(MAIN)]
+    ours = [row[: len(accuracy)] for row in runs.accuracies(runs.main)]
     yield "| | nets | zero-step accuracy, % | GHN − nearest, points |"
     yield "|---|---:|---:|---:|"
     name, gap = f"(5) nearest of {nearest['pool']} trained nets", paired(ours, [accuracy] * len(ours))
@@ -244,10 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--more", type=Path, help="runs on the whole distribution")
     parser.add_argument("--page", type=Path)
     options = parser.parse_args(arguments)
     found = options.pool / "nearest.json"
-    text = page(Runs(options.runs), Pool(options.pool), json.loads(found.read_text()) if found.exists() else None)
+    nearest = json.loads(found.read_text()) if found.exists() else None
+    text = page(Runs(options.runs), Pool(options.pool), nearest, Runs(options.more) if options.more else None)
     if options.page is None:
         print(text)
         return

@@ -106,7 +106,7 @@ def _region(
 def _actuals(region: Graph, node: Node) -> list[Value | None]:
     """What each formal of a region stands for: operands in order as far as they go, and captures at the end."""
     own = len(region.inputs) - node.captures
-    operands: list[Value | None] = [*node.operands][:own]
+    operands: list[Value | None] = list(node.operands[:own])
     return operands + [None] * (own - len(operands)) + [*node.captured]
 
 

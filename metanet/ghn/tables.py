@@ -182,7 +182,8 @@ class _Bag(_Table):
         sent = self.senders(state).view(len(state), 4, -1) + torch.stack([label, label, region, region])
         total = sent.new_zeros(batch.nets, *sent.shape[1:]).index_add(0, batch.node_net, F.relu(sent))
         count = torch.bincount(batch.node_net, minlength=batch.nets)
-        return (total / count[:, None, None])[batch.node_net].flatten(1)
+        means: Tensor = total / count[:, None, None]
+        return means[batch.node_net].flatten(1)
 
 
 _ENCODERS: dict[View, type[Encoder]] = {"table": _Table, "context": _Context, "bag": _Bag}

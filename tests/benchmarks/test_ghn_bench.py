@@ -34,6 +34,10 @@ def forget() -> object:
     distribution._stream.cache_clear()
 
 
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 SMALL = ["--train", "6", "--test", "3", "--other", "2", "--snapshot", "2", "--task", "digits"]
 
 
@@ -63,10 +67,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monkeyp
     options = [*SMALL, "--minutes", "0.0125", "--view", "context"]  # 6 steps
     ghn.main(["--out", str(tmp_path / "whole"), *options])
     train = ghn.Bench.train
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as killed:
         killed.setattr(ghn.Bench, "train", lambda self, judged, every: train(self, judged, every, stop=3))
-        killed.setattr(ghn.Bench, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        ghn.main(["--out", str(tmp_path / "parts"), *options])
+        killed.setattr(ghn.Bench, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ghn.main(["--out", str(tmp_path / "parts"), *options])
     ghn.main(["--out", str(tmp_path / "parts"), *options])
     rows = [Results(tmp_path / f / "context-r3-t8-0.jsonl").rows[-1] for f in ("whole", "parts")]
     assert rows[0]["steps"] == rows[1]["steps"] == 6

@@ -80,10 +80,10 @@ def test_every_shared_layer_learns_in_every_view(view: View) -> None:
     model = awake(view)
     weights = model([viewed(PLAIN, view).subject, viewed(TURNED, view).subject], [0, 0])
     sum(value.square().sum() for value in weights[0].values() if value.requires_grad).backward()
-    for name in ("senders.weight", "update.0.weight", "update.2.weight", "first.0.weight", "last.0.weight", "turn.weight"):
-        gradient = model.encoder.get_parameter(name).grad  # type: ignore[union-attr,operator]
+    for layer in ("senders", "update.0", "update.2", "first.0", "last.0", "turn"):
+        gradient = model.encoder.get_parameter(f"{layer}.weight").grad  # type: ignore[union-attr,operator]
         assert gradient is not None
-        assert float(gradient.abs().sum()) > 0, name
+        assert float(gradient.abs().sum()) > 0, layer
     if view != "bag":  # all four ways are spoken on: in a loop too
         ways = model.encoder.senders.weight.grad.view(4, TINY.hidden, -1).abs().sum((1, 2))  # type: ignore[union-attr]
         assert int((ways > 0).sum()) >= (4 if view == "table" else 2)
