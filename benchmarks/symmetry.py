@@ -34,13 +34,17 @@ DEEP = {"depth": 48, "dim": 256, "heads": 8, "vocab": 1000, "context": 64}
 """A GPT-2 of 48 layers, narrow enough for its weights to be drawn in float64 in a moment."""
 
 
-def networks(count: int, seed: int) -> Iterator[tuple[str, Callable[[], tuple[Graph, dict[str, int] | None]]]]:
+def networks(
+    count: int, seed: int, named: bool
+) -> Iterator[tuple[str, Callable[[], tuple[Graph, dict[str, int] | None]]]]:
+    for i in range(count):
+        yield f"random {seed} {i}", lambda i=i: _random(seed, i)  # type: ignore[misc]
+    if not named:
+        return
     for file in sorted((ROOT / "examples").glob("*.arch")) + sorted((ROOT / "examples").glob("einspace/*.arch")):
         yield str(file.relative_to(ROOT)), lambda file=file: (load(file), None)  # type: ignore[misc]
     yield "gpt2, 48 layers", lambda: (load(ROOT / "examples/gpt2_small.arch", DEEP), None)
     yield "benchmarks/nets/vgg16.arch", lambda: (load(ROOT / "benchmarks/nets/vgg16.arch"), None)
-    for i in range(count):
-        yield f"random {seed} {i}", lambda i=i: _random(seed, i)  # type: ignore[misc]
 
 
 def _random(seed: int, index: int) -> tuple[Graph, dict[str, int] | None]:
@@ -97,6 +101,7 @@ def times(graph: Graph, most: int = 15) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--random", type=int, default=300)
+    parser.add_argument("--only-random", action="store_true", help="no examples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("symmetry.jsonl"))
     parser.add_argument("--json", type=Path, default=Path("symmetry.json"))
@@ -108,7 +113,7 @@ def main() -> None:
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     done = {r["name"] for r in rows}
     with given.out.open("a") as file:
-        for name, make in networks(given.random, given.seed):
+        for name, make in networks(given.random, given.seed, not given.only_random):
             if name in done:
                 continue
             rows.append(judged(name, *make()))
@@ -117,17 +122,15 @@ def main() -> None:
             if not rows[-1]["ok"]:
                 print(rows[-1], flush=True)
     named = [r for r in rows if not r["name"].startswith("random")]
-    print(
-        "| network | parameters | classes | exchanges | log10 of the order | factors, signs | inert | error | least control | input | CPU s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    head = "network, parameters, classes, exchanges, log10 of the order, factors, signs, inert, error, least control"
+    columns = [*head.split(", "), "input", "CPU s"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for r in named:
         shape = ", ".join(str(v).replace(" ", "") for v in r["inputs"].values())
         control = f"{r['control']:.0e}" if r["control"] is not None else ""
-        print(
-            f"| {r['name'].removeprefix('examples/')} | {r['parameters']:,} | {r['classes']} | {r['exchanges']} | "
-            f"{r['log10']:.0f} | {r['positive']}, {r['sign']} | {r['inert']} | {r['error']:.0e} | {control} | {shape} | {r['seconds']:.1f} |"
-        )
+        cells = [r["name"].removeprefix("examples/"), f"{r['parameters']:,}", r["classes"], r["exchanges"]]
+        cells += [f"{r['log10']:.0f}", r["positive"], r["sign"], r["inert"], f"{r['error']:.0e}", control, shape]
+        print(f"| {' | '.join(map(str, cells))} | {r['seconds']:.1f} |")
     other = [r for r in rows if r["name"].startswith("random")]
     speed = {
         "resnet50": times(load(ROOT / "examples/resnet50.arch")),

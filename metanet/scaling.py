@@ -57,6 +57,10 @@ AFFINE = frozenset({"linear", "conv", "conv_transpose", "bilinear"})
 """Ops whose weight can take any factor of an operand's channels, and of the result's."""
 
 
+MOST = 64
+"""Parts of a value: where there are more, nothing is claimed."""
+
+
 @dataclass(eq=False)
 class Unknown:
     """A logarithm (or sign) as a function of places on the leaves `allowed`; `fold` bounds a leaf's places."""
@@ -173,15 +177,18 @@ class _Derivation:
         """The unknowns of a value: one for each part, that is each choice of a part on every axis that is a sum."""
         known = self.parts.get(value)
         if known is None:
-            keys: list[frozenset[AxisVar]] | None = [frozenset()]
-            for var in self.axes.values.get(value, ()):
-                blocks = _blocks(var, self.single)
-                if blocks is None or len(keys) * len(blocks) > 64 or len(keys) > 1 < len(blocks):
-                    keys = None  # two axes of several parts: nothing is claimed
-                    break
-                keys = [k | {leaf for leaf, _ in b.leaves} for k in keys for b in blocks]
-            known = self.parts[value] = [(k, Unknown(set(k))) for k in keys] if keys is not None else []
+            known = self.parts[value] = [(key, Unknown(set(key))) for key in self.keys(value)]
         return known
+
+    def keys(self, value: Value) -> list[frozenset[AxisVar]]:
+        """The leaves of each part of a value; none where two axes have parts, of which nothing is claimed."""
+        keys: list[frozenset[AxisVar]] = [frozenset()]
+        for var in self.axes.values.get(value, ()):
+            blocks = _blocks(var, self.single)
+            if blocks is None or len(blocks) > MOST or len(keys) > 1 < len(blocks):
+                return []
+            keys = [k | {leaf for leaf, _ in b.leaves} for k in keys for b in blocks]
+        return keys
 
     def none(self, *values: Value) -> None:
         for value in values:
@@ -217,7 +224,8 @@ class _Derivation:
                 self.same(x, y)
             else:
                 self.equations.append([(y, Fraction(1)), (x, -power)])
-        for value in (*(() if drops else operands), *results):
+        some = any(unknown in met for value in operands for _, unknown in self.of(value))
+        for value in (*(() if drops and some else operands), *results):
             for _, unknown in self.of(value):
                 if unknown not in met:
                     unknown.find().zero = True
@@ -250,7 +258,7 @@ class _Derivation:
         single = self.users[parameter] == 1
         choices: list[list[tuple[int, Block]]] = [[]]
         for axis, blocks in places:
-            if blocks is None or len(choices) * len(blocks) > 64:
+            if blocks is None or len(choices) * len(blocks) > MOST:
                 choices = []
                 break
             choices = [[*c, (axis, b)] for c in choices for b in blocks]
@@ -630,8 +638,8 @@ def _blocks(var: AxisVar, single: set[AxisVar]) -> list[Block] | None:
     """
     root = var.find()
     if root.kind == "leaf":
-        size = root.size if isinstance(root.size, int) else 1
-        return [Block(0, size, ((root, 1),) if size != 1 or root in single else ())]
+        fixed = root.size if isinstance(root.size, int) else 1
+        return [Block(0, fixed, ((root, 1),) if fixed != 1 or root in single else ())]
     if root.kind == "sum":
         blocks, offset = [], 0
         for part in root.parts:
@@ -643,7 +651,7 @@ def _blocks(var: AxisVar, single: set[AxisVar]) -> list[Block] | None:
         return blocks
     found: list[Block] | None = None
     for part in reversed(root.parts):
-        inner, size = _blocks(part, single), part.find().size
+        inner = _blocks(part, single)
         if inner is None:
             return None
         if found is None:
@@ -750,7 +758,7 @@ def certify(
         if (acted[spared] == weights[spared]).all():
             continue
         difference = change(before, run({**acted, spared: weights[spared]}))
-        if difference < CONTROL and change(before, run({**weights, spared: acted[spared]})) < CONTROL:
+        if difference < CONTROL:  # the input does not reach it, or it may be scaled alone
             unreached += 1
             continue
         control, count = min(control, difference), count + 1

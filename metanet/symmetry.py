@@ -38,6 +38,9 @@ __all__ = [
     "sample",
 ]
 
+SPARED = 4
+"""How many parameters of a class are tried in turn as the one that a negative control leaves out."""
+
 Array = Any  # a numpy array; numpy is imported where it is needed
 Element = dict[AxisVar | Exchange, "NDArray[np.intp]"]
 """A group element: for each free leaf its permutations, shape (sizes of what indexes it…, size), and for each exchange
@@ -239,7 +242,7 @@ def _image(var: AxisVar, place: Array, scope: Mapping[AxisVar, Array], tables: T
     image = np.zeros_like(place)
     for k, root in enumerate(roots):
         inside = (place >= offsets[k]) & (place < offsets[k + 1])
-        local = np.clip(place - offsets[k], 0, root.size - 1)
+        local = np.clip(place - offsets[k], 0, int(str(root.size)) - 1)
         own: dict[AxisVar, Array] = {}
         _digits(root, local, own, {o for key in tables for o in index.get(key, ())})
         to = offsets[k if goes is None else goes[k]]
@@ -258,7 +261,8 @@ class Certificate:
     conditioning  relative change of the outputs per relative change of the weights, measured (at least 1)
     control       smallest change over the negative controls: a class applied to all but one of its parameters
     controls      how many controls were run
-    unreached     how many were given up because the input reaches none of the class (an expert that is not chosen)
+    unreached     how many were given up: the input reaches none of the class (an expert that is not chosen), or each of
+                  its parameters may be moved alone
     moved         share of the trained numbers that the first element moved
     exchanges     how many sets of replicas there are
     inputs        the shape of each input it was computed on
@@ -331,22 +335,27 @@ def certify(
 
 
 def _controls(axes: Axes, given: Trial, rng: Any, most: int) -> tuple[float, int, int]:
-    """(smallest change, how many were run, how many reach nothing) of classes applied to all but one parameter."""
+    """(smallest change, how many were run, how many were given up) of classes applied to all but one parameter.
+
+    Where sparing one parameter moves nothing, that one may be moved alone (the bias of outputs that are summed), or the
+    input does not reach it: then another is spared, and a class without one that tells is given up.
+    """
     weights, run, before = given.weights, given.run, given.before
     candidates = [(c, names) for c, names in _movable(axes) if len(names) > 1]
-    smallest, count, unreached = math.inf, 0, 0
+    smallest, count, given_up = math.inf, 0, 0
     for k in rng.permutation(len(candidates)):
         if count == most:
             break
         chosen, names = candidates[k]
-        spared = names[int(rng.integers(len(names)))]
         acted = apply(axes, rotation(chosen), weights)
-        found = change(before, run({**acted, spared: weights[spared]}))
-        if found < CONTROL and change(before, run({**weights, spared: weights[spared] * 1.5})) < CONTROL:
-            unreached += 1  # the input does not reach this parameter, or nothing does
-            continue
-        smallest, count = min(smallest, found), count + 1
-    return smallest, count, unreached
+        for i in rng.permutation(len(names))[:SPARED]:
+            found = change(before, run({**acted, names[i]: weights[names[i]]}))
+            if found >= CONTROL:
+                smallest, count = min(smallest, found), count + 1
+                break
+        else:
+            given_up += 1
+    return smallest, count, given_up
 
 
 def _movable(axes: Axes) -> Iterator[tuple[AxisClass | Exchange, list[str]]]:

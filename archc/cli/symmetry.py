@@ -142,14 +142,12 @@ def _tell(
         shown = ", ".join(names if everything else names[:4]) + (" …" if len(names) > 4 and not everything else "")
         print(f"inert (no change of them moves the output, as computed): {len(names)}: {shown}")
     if certificate.idle:
-        print(
-            f"{len(certificate.idle)} weights of experts, bodies or gates are not reached by this input, or decide nothing"
-        )
+        print(f"not reached by this input, or no decision depends on it: {len(certificate.idle)} conditional weights")
     print(f"order   {order_text(axes)}  (10^{certificate.log10_order:.1f})")
     inputs = ", ".join(f"{n} {list(shape)}" for n, shape in certificate.inputs.items())
     print(
-        f"permutations: {certificate.classes} classes, {certificate.exchanges} exchanges, {certificate.moved:.1%} of the "
-        f"weights moved; {_verdict(certificate)}"
+        f"permutations: {certificate.classes} classes, {certificate.exchanges} exchanges, "
+        f"{certificate.moved:.1%} of the weights moved; {_verdict(certificate)}"
     )
     for f, s in zip(found, scales, strict=True):
         ways = ", ".join(f"{n} {way}" for way, n in by_way(f))
