@@ -13,8 +13,10 @@ over 5 % of the steps):
 
 Jumps are those of `archc train --nowcast`: every 50 steps, 12 snapshots (120 steps) ahead at most, judged on the next
 batch. The rate of each method is tuned on a validation architecture (`val_mixed`, 2 seeds, by the median of the lowest
-validation loss) on `hard_digits`, and used on both tasks; then 5 test architectures run from 5 other seeds, the same initial weights and batches
-for every method. The test tasks and architectures are not among those that the models have learnt from.
+validation loss) on `hard_digits`, and used on both tasks; then test architectures run from 5 other seeds, the same
+initial weights and batches for every method. The test tasks and architectures are not among those that the models have
+learnt from. With `--rate R` all methods have the rate R, and the target is what Adam reaches at that: what jumps do at
+a rate that is too low.
 
 The target is what tuned Adam reaches: its mean validation loss over the last five evaluations, the median over seeds.
 Steps to it are those until the first evaluation (every 20 steps, 300 held-out images) that is no higher. `equivalents`
@@ -139,20 +141,23 @@ def forecast_steps(graph: Graph, task: Task, recipe: Recipe, ahead: Forecaster) 
     return float(np.median(times["forecast"]) / np.median(times["step"]))
 
 
-def races(tasks: Sequence[str], steps: int, done: Mapping[str, Row], test_nets: Sequence[str]) -> Iterator[Race]:
+def races(
+    tasks: Sequence[str], steps: int, done: Mapping[str, Row], test_nets: Sequence[str], fixed: float | None
+) -> Iterator[Race]:
     """What is to be run, in an order in which rates are tuned before they are used."""
-    for method in METHODS:
+    for method in METHODS if fixed is None else ():
         yield from (Race("val_mixed", TUNING_TASK, method, lr, tuple(TUNING_SEEDS), steps) for lr in RATES)
-    chosen = tuned(steps, done)
+    chosen = rates(steps, done, fixed)
     for task in tasks:
         for net in test_nets:
-            rates = {chosen["adam"], chosen["ema"]}
-            yield from (Race(net, task, "adam", lr, tuple(SEEDS), steps) for lr in sorted(rates))
+            yield from (Race(net, task, "adam", lr, tuple(SEEDS), steps) for lr in {chosen["adam"], chosen["ema"]})
             yield from (Race(net, task, m, chosen[m], tuple(SEEDS), steps) for m in METHODS if m != "adam")
 
 
-def tuned(steps: int, done: Mapping[str, Row]) -> dict[str, float]:
-    """The rate of each method, of `ema` too: the lowest median of the lowest validation loss."""
+def rates(steps: int, done: Mapping[str, Row], fixed: float | None) -> dict[str, float]:
+    """The rate of each method, of `ema` too: that with the lowest median of the lowest validation loss, or the same."""
+    if fixed is not None:
+        return dict.fromkeys((*METHODS, "ema"), fixed)
     best: dict[str, tuple[float, float]] = {}
     for method in METHODS:
         for lr in RATES:
@@ -174,6 +179,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["hard_digits", "add_digits"])
     parser.add_argument("--nets", nargs="+", default=[net.name for net in of_split("test")])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rate", type=float, help="one rate for all methods, untuned")
     parser.add_argument("--equivariance", action="store_true", help="print how exactly models commute, and run nothing")
     parser.add_argument("--report", action="store_true", help="print the tables, and run nothing")
     given = parser.parse_args()
@@ -186,12 +192,12 @@ def main() -> None:
     results = Results(given.out / "races.jsonl")
     done = {row["key"]: row for row in results.rows}
     if given.report:
-        print(report(given.tasks, given.nets, given.steps, done))
+        print(report(given.tasks, given.nets, given.steps, done, given.rate))
         return
     models = {"linear": "linear", "graph": given.graph, "free": given.free or "linear"}
     assert given.free, "--free names the graph-free model"
     assert all(m in ("linear", "nowcast-small") or Path(m).exists() for m in models.values())
-    for race in races(given.tasks, given.steps, done, given.nets):
+    for race in races(given.tasks, given.steps, done, given.nets, given.rate):
         if race.key in done:
             continue
         began = time.process_time()
@@ -256,9 +262,10 @@ def reached(row: Row, curve: Sequence[Sequence[float]], target: float, steps: in
     return Reached(at, at + extra, there, found[-5:].mean(0))
 
 
-def outcomes(task: str, net: str, steps: int, done: Mapping[str, Row]) -> dict[str, Reached]:
+def outcomes(
+    task: str, net: str, steps: int, done: Mapping[str, Row], chosen: Mapping[str, float]
+) -> dict[str, Reached]:
     """Each method on one network, by the target of tuned Adam."""
-    chosen = tuned(steps, done)
 
     def row(method: str, lr: float) -> Row | None:
         return done.get(Race(net, task, method, lr, tuple(SEEDS), steps).key)
@@ -276,13 +283,14 @@ def outcomes(task: str, net: str, steps: int, done: Mapping[str, Row]) -> dict[s
     return found
 
 
-def report(tasks: Sequence[str], nets: Sequence[str], steps: int, done: Mapping[str, Row]) -> str:
-    lines = []
+def report(
+    tasks: Sequence[str], nets: Sequence[str], steps: int, done: Mapping[str, Row], fixed: float | None = None
+) -> str:
+    lines, chosen = [], rates(steps, done, fixed)
     for task in tasks:
-        chosen = tuned(steps, done)
-        by_net = {net: found for net in nets if (found := outcomes(task, net, steps, done))}
+        by_net = {net: found for net in nets if (found := outcomes(task, net, steps, done, chosen))}
         names = list(dict.fromkeys(name for found in by_net.values() for name in found))
-        lines += [f"\n**{task}**, medians over {len(by_net)} networks × {len(SEEDS)} seeds; rates tuned: "
+        lines += [f"\n**{task}**, medians over {len(by_net)} networks × {len(SEEDS)} seeds; rates: "
                   + ", ".join(f"{m} {lr:g}" for m, lr in chosen.items()) + "\n",
                   "| method | steps to target | equivalents | of Adam's steps (equivalents, paired) | got there |"
                   " last loss, of Adam's |", "|---|---|---|---|---|---|"]  # fmt: skip

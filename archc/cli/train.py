@@ -60,8 +60,11 @@ def train(
 
     Example: archc train examples/digits_resnet.arch --task digits -o digits.safetensors --report out/
     """
-    ahead = nowcast_model or ("nowcast-small" if nowcast else None)
-    flags: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device, "nowcast": ahead}
+    if nowcast and nowcast_model is None:
+        from archc.metanet.nowcast.forecast import SHIPPED
+
+        nowcast_model = SHIPPED
+    flags: dict[str, Any] = {"epochs": epochs, "lr": lr, "device": device, "nowcast": nowcast_model}
     options = {name: value for name, value in flags.items() if value is not None}
     options = {"seed": seed} | options | parse_pairs(recipe, "--recipe")
     keep(file, Path(task.partition("?")[0].partition(":")[2] or file), from_=out)

@@ -63,8 +63,10 @@ def train(
 
     model = as_model(model)
     task = load_task(task) if isinstance(task, str) else task
-    if recipe.get("nowcast") in (True, False):
-        recipe["nowcast"] = "nowcast-small" if recipe["nowcast"] else None
+    if isinstance(recipe.get("nowcast"), bool):
+        from archc.metanet.nowcast.forecast import SHIPPED
+
+        recipe["nowcast"] = SHIPPED if recipe["nowcast"] else None
     options = Recipe.for_task(task.defaults, seed=seed, **recipe)
     for place in (out, report):
         if place is not None:
