@@ -22,7 +22,7 @@ from archc.metanet.neuron_graph import NeuronArrays, edge_types
 from archc.metanet.tensor_graph import FLOWS, TensorGraph
 
 if TYPE_CHECKING:
-    from archc.facade.graphs import ParameterGraph
+    from archc.metanet.parameter_graph import ParameterGraph
     from archc.metanet.vocabulary import Vocabulary
 
 PICTURES = (".svg", ".png", ".html")
