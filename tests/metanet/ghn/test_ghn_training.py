@@ -194,16 +194,17 @@ def test_mistakes_are_told(stored: Stored) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    """Gradients of two processes are added up: the model is that of one process, up to rounding."""
-    from archc.metanet.store import load
-
-    options = [f"{k}={v}" for k, v in TINY.items()] + ["tasks=[digits]", "steps=3", "pool=4", "nets=2", "judged=1"]
+    """Gradients of two processes are added up: the model is that of one process, up to rounding, which Adam's first
+    steps make visible where a gradient is next to nothing."""
+    options = [f"{k}={v}" for k, v in TINY.items()] + ["tasks=[digits]", "steps=2", "pool=4", "nets=2", "judged=1"]
     arguments = [x for option in options for x in ("--option", option)]
     found = []
     for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc-per-node=2"])):
         out = tmp_path / f"{name}.safetensors"
         command = [sys.executable, *launcher, "-m", "archc", "metanet", "train", "ghn", "-o", str(out), *arguments]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
-        found.append(load(out).arrays)
-    for name, array in found[0].items():
-        np.testing.assert_allclose(array, found[1][name], atol=2e-4, err_msg=name)
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=500)
+        found.append(np.concatenate([a.ravel() for _, a in sorted(load(out).arrays.items())]))
+    model = Ghn(GhnConfig(**TINY), ["digits"])
+    begun = np.concatenate([t.numpy().ravel() for _, t in sorted(model.state_dict().items())])
+    assert np.mean(np.abs(found[0] - begun) > 1e-5) > 0.1
+    assert np.mean(np.abs(found[0] - found[1]) > 1e-5) < 0.01
