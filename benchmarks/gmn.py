@@ -44,9 +44,9 @@ TARGETS = ("test accuracy", "generalisation gap")
 ZOO_METHODS = ("gmn", "statnn", "statnn+arch", "statnn+arch+loss", "loss", "arch", "params+flops", "mlp", "mlp+aug")
 INR_METHODS = ("gmn", "mlp", "mlp+aug", "statnn")
 GMN = GmnConfig()
-LEARN = LearnConfig(epochs=20, lr=2.5e-3)
-INR_GMN = GmnConfig(edges=16)
-STEPS = {("classify", "gmn"): 1000, ("edit", "gmn"): 600, ("classify", "mlp"): 3000, ("edit", "mlp"): 3000}
+LEARN = LearnConfig(epochs=16, lr=2.5e-3)
+INR_GMN = GmnConfig()
+STEPS = {("classify", "gmn"): 700, ("edit", "gmn"): 400, ("classify", "mlp"): 3000, ("edit", "mlp"): 3000}
 COPIES = 4
 RESAMPLES = 500
 

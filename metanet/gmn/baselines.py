@@ -60,7 +60,8 @@ def sizes(graph: Graph) -> Array:
 
     flops = graph_flops(graph)
     one = substitute(flops, dict.fromkeys(symbols(flops), 1))
-    return np.log1p(np.array([count_params(graph.parameters().values()), float(str(one))]))
+    found: Array = np.log1p(np.array([count_params(graph.parameters().values()), float(str(one))]))
+    return found
 
 
 def boosted(x: Array, y: Array, seed: int) -> Callable[[Array], Array]:

@@ -35,7 +35,7 @@ class TrainConfig(LearnConfig):
     nets: int = Field(56, ge=1, le=10_000, description="of a zoo that is grown: nets of each architecture")
     steps: int = Field(300, ge=1, description="of a zoo that is grown: the most steps of a net's training")
     unseen: float = Field(0.2, gt=0, lt=0.9, description="share of the nets that is kept to judge by")
-    epochs: int = Field(14, ge=1, description="passes over the networks")
+    epochs: int = Field(16, ge=1, description="passes over the networks")
     nodes: int = Field(32, ge=4, description="width of the states of nodes")
     edges: int = Field(8, ge=2, description="width of the states of edges")
     rounds: int = Field(3, ge=0, le=20, description="rounds of messages")
@@ -112,7 +112,7 @@ def restore(stored: Stored) -> tuple[Regressor, torch.Tensor]:
         ) from error
     places = torch.tensor([was.index(name) if name in was else 0 for name in now])
     table = model.edge_kind.weight.detach()[places]
-    model.edge_kind = torch.nn.Embedding(*table.shape, _weight=table)
+    model.edge_kind = torch.nn.Embedding(len(table), table.shape[1], _weight=table)
     trained = set(stored.card.vocabulary["trained"])
     regressor = Regressor(model, Collator(words), arrays["mean"], arrays["spread"])
     return regressor, torch.tensor([name in trained for name in now])

@@ -32,7 +32,7 @@ class LearnConfig(BaseModel):
 
     epochs: int = Field(20, ge=1, description="passes over the networks")
     batch: int = Field(32, ge=1, description="networks in a step")
-    lr: float = Field(4e-3, gt=0, description="the highest learning rate")
+    lr: float = Field(2.5e-3, gt=0, description="the highest learning rate")
     weight_decay: float = Field(0.02, ge=0)
     seed: int = Field(0, ge=0)
 
