@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NOWHERE = Span("", 0, 0, 0, 0)
 
 
-def _formals(**defaults: Any) -> tuple[Formal, ...]:
+def formals_of(**defaults: Any) -> tuple[Formal, ...]:
     """Formals of a construct; `...` marks one without a default."""
 
     def default(value: Any) -> Any:
@@ -258,12 +258,12 @@ def repeat(e: Elaborator, expr: Repeat, env: Env, at: Place) -> Any:
     return Repeated(count, body, body_at, tied, expr.span)
 
 
-_RESIDUAL = _formals(body=..., shortcut=None)
-_BRANCH = _formals(split="clone", axis=None, merge="add")
-_ROUTING = _formals(pre=..., body=..., post=...)
-_COMPUTATION = _formals(op=...)
-_COPIES = _formals(n=..., m=...)
-_REPEAT = _formals(n=..., tied=False)
+_RESIDUAL = formals_of(body=..., shortcut=None)
+_BRANCH = formals_of(split="clone", axis=None, merge="add")
+_ROUTING = formals_of(pre=..., body=..., post=...)
+_COMPUTATION = formals_of(op=...)
+_COPIES = formals_of(n=..., m=...)
+_REPEAT = formals_of(n=..., tied=False)
 
 CONSTRUCTS: dict[str, Construct] = {
     c.name: c

@@ -22,21 +22,21 @@ the alternatives that fit.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from archc.grammar.choices import Choices, Drawer, Production, Unfit
+from archc.grammar.choices import Choices, Production
+from archc.grammar.drawer import Drawer, Unfit
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.load import checked, room_to_recurse
 from archc.grammar.parser import parse, parse_file
 from archc.grammar.printer import print_graph
 from archc.grammar.program import Program
 from archc.grammar.syntax import Program as Syntax
-from archc.ir.diagnostics import CompileError, Note, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, Note, Span, fail
 from archc.ir.graph import Graph
 
 Trace = Mapping[str, Production]
@@ -44,6 +44,8 @@ Trace = Mapping[str, Production]
 TRIES = 40
 """Attempts at one draw, each with another decision at one choice, before it is begun afresh."""
 RESTARTS = 25
+MOST_NODES = 20_000
+"""Nodes of what is drawn: rules need not end, and the limit of an `arch` is far."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Space:
         wrong = [d for d in checked(syntax, values, dims, limits) if d.severity == "error"]
         if wrong:
             raise CompileError(*wrong)
-        self.syntax, self.values, self.dims, self.limits = syntax, values, dims, limits
+        self.syntax, self.values, self.dims = syntax, values, dims
+        self.limits = replace(limits, nodes=min(limits.nodes, MOST_NODES))
 
     @property
     def name(self) -> str:
@@ -99,43 +102,39 @@ class Space:
 
     def _draw(self, key: str, given: Trace) -> Drawn:
         attempts = 0
-        failures: Counter[Any] = Counter()
-        errors: dict[Any, CompileError] = {}
+        failures: dict[tuple[str, Span | None, str], list[Diagnostic]] = {}
         for restart in range(RESTARTS):
             choices = Choices(f"{key}/{restart}" if restart else key, given)
             for _ in range(TRIES):
                 attempts += 1
                 drawer = Drawer(self.limits, choices)
                 try:
-                    graph = self._attempt(drawer)
+                    return Drawn(self._attempt(drawer), choices.trace, attempts)
                 except Unfit as unfit:
                     first = unfit.error.diagnostics[0]
-                    failures[first.code, first.span, first.message] += 1
-                    errors.setdefault((first.code, first.span, first.message), unfit.error)
-                    if not choices.revise((first.code, first.span, first.message, first.label), drawer.failed):
-                        break
-                else:
-                    return Drawn(graph, choices.trace, attempts)
-            if not choices.made and attempts == 1:
-                break  # nothing to choose
-        raise self._nothing_fits(attempts, failures, errors)
+                failures.setdefault((first.code, first.span, first.message), []).append(first)
+                if not choices.revise((first.code, first.span, first.message, first.label), drawer.failed):
+                    break
+            if attempts == 1:
+                break  # there is nothing to choose
+        raise self._nothing_fits(attempts, list(failures.values()))
 
     def _attempt(self, drawer: Drawer) -> Graph:
         program = Program(self.syntax, self.values, self.dims, self.limits, drawer)
         program.is_resolved = True
-        drawer.graph = program.graph
+        drawer.program = program
         with room_to_recurse():
             program.check()
             if drawer.sink.has_errors:
                 raise Unfit(CompileError(*drawer.sink.in_order()))
         return program.graph
 
-    def _nothing_fits(self, attempts: int, failures: Counter[Any], errors: Mapping[Any, CompileError]) -> CompileError:
-        notes = [
-            Note(f"{count} times E{code[1:]}: {message}"
-                 + (f" ({label})" if (label := errors[code, span, message].diagnostics[0].label) else ""), span)
-            for (code, span, message), count in failures.most_common(5)
-        ]  # fmt: skip
+    def _nothing_fits(self, attempts: int, failures: list[list[Diagnostic]]) -> CompileError:
+        notes = []
+        for alike in sorted(failures, key=len, reverse=True)[:5]:
+            first = alike[0]
+            said = f"{len(alike)} times {first.code}: {first.message}" + (f" ({first.label})" if first.label else "")
+            notes.append(Note(said, first.span))
         return fail("E0705", f"no architecture of space `{self.name}` fits", self.syntax.span,
                     label=f"{attempts} were tried", notes=notes,
                     help="widen what is asked for most often, or add an alternative that fits")  # fmt: skip

@@ -30,7 +30,9 @@ def test_files_and_their_traces(archc, space, tmp_path):
     assert ran.code == 0
     assert "3 architectures of `small`" in ran.out
     names = [f"small_7_0000{i}" for i in range(3)]
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [f"{n}{s}" for n in names for s in (".arch", ".json")]
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
+        f"{n}{s}" for n in names for s in (".arch", ".json")
+    ]
     for name in names:
         assert archc("check", tmp_path / "drawn" / f"{name}.arch").code == 0
         trace = json.loads((tmp_path / "drawn" / f"{name}.json").read_text())

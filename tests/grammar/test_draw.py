@@ -176,7 +176,7 @@ def test_an_unsatisfiable_space_says_what_bites_and_how_often():
     (found,) = failure(HEAD + "require params < 10\ny = x -> choose { linear(4) | linear(4) -> relu }\n").diagnostics
     assert (found.code, found.span.line) == ("E0705", 1)
     assert [(n.message.partition(" times ")[2], n.span.line) for n in found.notes] == [
-        ("E0336: a requirement is not met (params = 20)", 4)
+        ("E0336: a requirement is not met (params = 20 or more)", 4)
     ]
     (found,) = failure(HEAD + "y = x -> choose { conv(4, kernel = 3) | linear(5) }\n").diagnostics
     assert {n.message.split()[2] for n in found.notes} == {"E0302:", "E0340:"}

@@ -55,10 +55,10 @@ def test_labels_are_those_of_the_digits_shown() -> None:
 
 
 def test_every_digit_is_shown_in_its_channel_or_tile() -> None:
-    x, y = rows("add_digits?noise=0&copies=1", "test")
+    x, _ = rows("add_digits?noise=0&copies=1", "test")
     assert (x.shape, x.dtype) == ((300, 3, 12, 12), torch.uint8)
     assert float(x.float().amax((2, 3)).min()) > 0.35 * 255  # the least contrast is a half
-    x, y = rows("tiles?noise=0&copies=1", "test")
+    x, _ = rows("tiles?noise=0&copies=1", "test")
     assert x.shape == (300, 1, 16, 16)
     quarters = x.unfold(2, 8, 8).unfold(3, 8, 8).flatten(1, 3)
     assert float(quarters.float().amax((2, 3)).min()) > 0.3 * 255
