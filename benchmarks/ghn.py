@@ -2,8 +2,8 @@
 
     python benchmarks/ghn.py --out RUNS/ghn --view graph --seed 0 --minutes 2.5
 
-Writes OUT/VIEW-rROUNDS-tTURNS-SEED.jsonl: the zero-step test accuracy of every net of every split, what wiring twins' weights
-are worth, ranks of the predicted matrices, what the run cost; and the model beside it. Views are those of
+Writes OUT/VIEW-rROUNDS-tTURNS-SEED.jsonl: the zero-step test accuracy of every net of all splits, what wiring twins'
+weights are worth, ranks of the predicted matrices, what the run cost; and the model beside it. Views are those of
 `archc.metanet.ghn.tables`: one architecture, one decoder, one trainer and one number of parameters for all of them.
 
 Runs have equal CPU time. Those of one seed begin with the same weights and see the same nets and images in the same
