@@ -40,7 +40,7 @@ class GhnConfig(BaseModel):
     width: int = Field(32, ge=1, description="size of the embeddings of interchangeable elements")
     grid: int = Field(8, ge=1, description="cosines along an axis of positions")
     mix: int = Field(24, ge=1, description="bottleneck of the decoder")
-    table: int = Field(128, ge=1, description="elements with learned embeddings")
+    table: int = Field(128, ge=64, description="elements with learned embeddings")
 
 
 class Ghn(nn.Module):
