@@ -168,7 +168,7 @@ def test_the_guide_names_what_the_package_offers() -> None:
 
 
 def test_the_guide_and_the_readme_name_only_commands_that_exist() -> None:
-    commands = {command.name or "" for command in app.registered_commands} | {"cache"}
+    commands = {command.name or "" for command in (*app.registered_commands, *app.registered_groups)}
     for page in PAGES:
         named = set(re.findall(r"^(?:\$ )?archc ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
         assert named <= commands, page.name
