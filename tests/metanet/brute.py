@@ -105,6 +105,12 @@ class Function:
             found: NDArray[np.float64] = self.outputs(torch.from_numpy(vector)).numpy()
         return found
 
+    def constant(self, seed: int) -> bool:
+        """Whether the outputs do not depend on the inputs."""
+        rng = np.random.default_rng([seed, 43])
+        found = self(self.middle + self.spread * rng.uniform(-1, 1, len(self.middle))).reshape(SAMPLES, -1)
+        return not differs(found, np.broadcast_to(found[:1], found.shape))
+
     def derivative(self, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(outputs, the gradient of a fixed random projection of them)."""
         w = torch.from_numpy(vector).requires_grad_()

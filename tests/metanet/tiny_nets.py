@@ -317,6 +317,21 @@ def shared(p: Program) -> None:
 
 
 @block("vectors")
+def looked_up(p: Program) -> None:
+    p.inputs.append("input ids: i64[N]")
+    p.let(f"({{x}} + (ids -> embedding(3, {p.c}))) -> tanh")
+
+
+@block("vectors")
+def tied(p: Program) -> None:
+    """A table that is looked up, and then compared with."""
+    p.inputs.append("input ids: i64[N]")
+    name = f"table{p.count}"
+    p.lines.append(f"share {name} = embedding(3, {p.c})")
+    p.let(f"({{x}} + (ids -> {name})) -> tanh -> tied_linear({name})", 3)
+
+
+@block("vectors")
 def contracted(p: Program) -> None:
     c = p.width()
     p.let(f'einsum("nc,ce->ne")({{x}}, parameter([{p.c}, {c}], init = "normal(0.5)"))', c)
@@ -612,5 +627,5 @@ def tiny_net(seed: int, index: int) -> TinyNet:
         used.append(name)
         BLOCKS[name][1](p)
     p.pool()
-    lines = [declared, "output y: f32[N, 2]", *p.lines, f"y = {p.x} -> linear(2)"]
+    lines = [declared, *dict.fromkeys(p.inputs), "output y: f32[N, 2]", *p.lines, f"y = {p.x} -> linear(2)"]
     return TinyNet(index, tuple(used), "arch tiny()\n" + "\n".join(lines) + "\n")

@@ -21,6 +21,7 @@ class Verdict:
     entries   permutations of the numbers inside each parameter
     axes      permutations of the positions of each axis (the same beside all other places)
     exchanged the same with exchanges of whole layers
+    constant  the outputs are the same for all inputs: what can be permuted then is no matter of axes
     partly    parameters of which some numbers, but not all, have no influence on these inputs: nothing can be said
     """
 
@@ -30,11 +31,12 @@ class Verdict:
     axes: int
     exchanged: int
     partly: tuple[str, ...]
+    constant: bool = False
     gave_up: bool = False
 
     @property
     def decided(self) -> bool:
-        return not self.partly and not self.gave_up
+        return not (self.partly or self.constant or self.gave_up)
 
     @property
     def level(self) -> str:
@@ -60,8 +62,8 @@ def judge(graph: Graph, seed: int) -> Verdict:
     partly = tuple(p.name for p, part in zip(function.parameters, parts, strict=True) if part.any() and not part.all())
     names = {p.name for p, part in zip(function.parameters, parts, strict=True) if part.any()}
     classes, exchanges = active_order(group(graph), names)
-    if partly:
-        return Verdict(classes, exchanges, 0, 0, 0, partly)
+    if partly or function.constant(seed):
+        return Verdict(classes, exchanges, 0, 0, 0, partly, constant=not partly)
     spaces = entry_space(graph, alive), axis_space(graph, alive, exchange=False), axis_space(graph, alive)
     try:
         orders = [Search(function, space, seed).order()[0] for space in spaces]
