@@ -4,7 +4,7 @@
 
 Each line of the file judges one network (see tests/metanet: tiny_nets.py draws it, brute.py counts, verdicts.py
 compares); a network with a line is not judged again. Networks in which some numbers of a parameter have no influence
-on the inputs at hand are passed over and counted, until `--count` have been decided.
+on the inputs at hand, or whose outputs are constant, are passed over and counted, until `--count` have been decided.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     blocks = {b for r in decided for b in r["blocks"]}
     lines = [
         f"{len(decided)} networks decided, {len(rows) - len(decided)} passed over "
-        f"({sum(r['gave_up'] for r in rows)} of them given up); {len(ops)} ops, {len(blocks)} "
+        f"({sum(r['constant'] for r in rows)} with constant outputs, {sum(r['gave_up'] for r in rows)} given up); "
+        f"{len(ops)} ops, {len(blocks)} "
         f"of {len(BLOCKS)} blocks; {sum(r['seconds'] for r in rows):.0f} s of CPU",
         f"equal to all permutations of numbers inside parameters: {levels['entries']}",
         f"equal to all permutations of whole axes, where numbers alone have more: {levels['axes']}",

@@ -26,8 +26,11 @@ def mend(graph: Graph, axes: Axes) -> None:
     if not pairs:
         return
     for node in graph.walk():
-        tensors = list(tensors_of(node, axes))
-        pairs = {pair for pair in pairs if _alike(node, axes, tensors, *pair)}
+        present = {leaf for variables in axes.letters[node].values() for v in variables for leaf in v.leaves()}
+        here = {pair for pair in pairs if pair[0] in present or pair[1] in present}
+        if here:
+            tensors = list(tensors_of(node, axes))
+            pairs -= {pair for pair in here if not _alike(node, axes, tensors, *pair)}
     following = dict(sorted(pairs, key=lambda pair: (of[pair[0]].index, of[pair[1]].index)))
     for first in [a for a in following if a not in following.values()]:
         chain = [first]
@@ -71,8 +74,6 @@ def _alike(
         (name, i): list(v.leaves()) for name, variables in axes.letters[node].items() for i, v in enumerate(variables)
     }
     having = {key: leaves for key, leaves in letters.items() if a in leaves or b in leaves}
-    if not having:
-        return not any({a, b} & set(v.leaves()) for _, variables in tensors for v in variables)
     if all(_together(leaves, a, b) for leaves in having.values()):
         return True
     mixed = {

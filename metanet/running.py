@@ -166,6 +166,10 @@ class Trial:
     def limit(self) -> float:
         return TOLERANCE * self.conditioning
 
+    def allows(self, error: float) -> bool:
+        """Whether rounding explains a change of outputs that are finite, and stay so when weights are nudged."""
+        return math.isfinite(error) and math.isfinite(self.conditioning) and error <= self.limit
+
 
 def trial(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) -> Trial:
     """Random weights and inputs for a network, on smaller images where its weights allow."""

@@ -763,7 +763,7 @@ def certify(
             continue
         control, count = min(control, difference), count + 1
     return ScalingCertificate(
-        ok=error <= given.limit and (count == 0 or control >= CONTROL),
+        ok=given.allows(error) and (count == 0 or control >= CONTROL),
         kind=kind,
         dimensions=found.dimensions,
         error=error,

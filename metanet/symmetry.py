@@ -318,7 +318,7 @@ def certify(
     control, count, unreached = _controls(axes, given, rng, controls)
     inert, idle = inert_parameters(given) if controls else ((), ())
     return Certificate(
-        ok=error <= given.limit and (count == 0 or control >= CONTROL),
+        ok=given.allows(error) and (count == 0 or control >= CONTROL),
         error=error,
         conditioning=given.conditioning,
         control=control if count else math.nan,

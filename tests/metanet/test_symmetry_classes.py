@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -48,9 +49,7 @@ def vgg16() -> set[frozenset[str]]:
     """Every hidden layer: thirteen convolutions and two linear maps."""
     convs = [f"stage{s or ''}.conv{c or ''}" for s, n in enumerate((2, 2, 3, 3, 3)) for c in range(n)]
     layers = [*convs, "linear", "linear1", "linear2"]
-    return {
-        frozenset({f"{a}.weight.0", f"{a}.bias.0", f"{b}.weight.1"}) for a, b in zip(layers, layers[1:], strict=False)
-    }
+    return {frozenset({f"{a}.weight.0", f"{a}.bias.0", f"{b}.weight.1"}) for a, b in itertools.pairwise(layers)}
 
 
 @pytest.mark.parametrize(
