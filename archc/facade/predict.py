@@ -12,7 +12,7 @@ from archc.ir.diagnostics import Diagnostic, fail
 if TYPE_CHECKING:
     from archc.backends.torch.training import Task
     from archc.backends.weights import Weights
-    from archc.metanet.ghn.prediction import Expected
+    from archc.metanet.ghn.prediction import Expected, Predicted
     from archc.metanet.store import Stored
 
 DEFAULT_MODEL = "ghn-small"
@@ -24,7 +24,7 @@ class Prediction:
 
     provenance  model, its SHA-256, the task, how statistics were set; the same is in the weights' metadata
     expected    what unseen nets reach without a step of training; None without a task
-    warnings    in what the net is unlike those that the model was trained on
+    warnings    E0826: the net is unlike those of training; E0827: the model knows next to nothing of the task
     before      validation accuracy with the weights as predicted, where it was measured
     after       the same after `steps` steps of training
     """
@@ -80,9 +80,7 @@ def predict(
         weights.metadata[PREDICTION] = json.dumps({**found.provenance, "finetuned": finetune}, sort_keys=True)  # type: ignore[index]
     if out is not None:
         write_weights(out, weights.arrays, weights.metadata)
-    return Prediction(
-        weights, found.provenance, found.expected, _warnings(model, found.unlike), before, after, finetune
-    )
+    return Prediction(weights, found.provenance, found.expected, _warnings(model, found), before, after, finetune)
 
 
 def _trained(
@@ -100,15 +98,27 @@ def _trained(
     return Weights(state_arrays(module), {**result.metadata(), **weights.metadata}), result.val.metrics["accuracy"]
 
 
-def _warnings(model: Model, unlike: tuple[str, ...]) -> tuple[Diagnostic, ...]:
-    if not unlike:
-        return ()
-    return (
-        Diagnostic(
-            "E0826",
-            f"`{model.name}` is unlike the nets that the model was trained on",
-            label="; ".join(unlike),
-            help="expect less than its figures say, and measure",
-            severity="warning",
-        ),
-    )
+def _warnings(model: Model, found: Predicted) -> tuple[Diagnostic, ...]:
+    warnings = []
+    if found.unlike:
+        warnings.append(
+            Diagnostic(
+                "E0826",
+                f"`{model.name}` is unlike the nets that the model was trained on",
+                label="; ".join(found.unlike),
+                help="expect less than its figures say, and measure",
+                severity="warning",
+            )
+        )
+    expected = found.expected
+    if expected is not None and not expected.learned:
+        warnings.append(
+            Diagnostic(
+                "E0827",
+                f"the model has learned next to nothing of task `{expected.task}`",
+                label=f"its nets reach {expected.mean:.3f} on average, and guessing {expected.chance:.3f}",
+                help="train the net itself, or a model for this task alone: `archc metanet train ghn`",
+                severity="warning",
+            )
+        )
+    return tuple(warnings)

@@ -33,6 +33,13 @@ class Expected:
     low: float
     high: float
     nets: int
+    chance: float
+    """The share of right answers of one who guesses among the classes."""
+
+    @property
+    def learned(self) -> bool:
+        """Is it clearly more than chance?"""
+        return self.mean > 1.5 * self.chance
 
     def __str__(self) -> str:
         return (
@@ -89,7 +96,7 @@ def predict_weights(graph: Graph, stored: Stored, task: Task | None, model: Ghn 
             )
     parameters = graph.parameters()
     assert weights.keys() == parameters.keys(), "every parameter is predicted"
-    expected = _expected(card.figures, task.name) if task is not None else None
+    expected = _expected(card.figures, task) if task is not None else None
     found = unlike(graph, card.trained.get("seen", {}))
     provenance = {
         "model": card.name,
@@ -124,12 +131,12 @@ def _task_index(model: Ghn, task: Task | None, stored: Stored) -> int:
     return model.tasks.index(task.name)
 
 
-def _expected(figures: dict[str, Any], task: str) -> Expected | None:
-    name = f"{task}/test"
+def _expected(figures: dict[str, Any], task: Task) -> Expected | None:
+    name = f"{task.name}/test"
     if name not in figures:
         return None
-    parts = (figures[f"{name}/{part}"] for part in ("p10", "p90", "nets"))
-    return Expected(task, figures[name], *parts)
+    low, high, nets = (figures[f"{name}/{part}"] for part in ("p10", "p90", "nets"))
+    return Expected(task.name, figures[name], low, high, nets, 1 / task.output.size)  # type: ignore[operator]
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -56,6 +56,15 @@ def test_routing_counts() -> None:
     assert own > transplanted + 0.1
 
 
+def test_a_task_of_which_it_knows_nothing_comes_with_a_warning() -> None:
+    for task, side, classes, codes in (("digits", 8, 10, []), ("tiles", 16, 4, ["E0827"])):
+        name, graph = nets("test", 1, 0, task)[0]
+        found = archc.predict(archc.Model(graph), task)
+        assert graph.inputs[0].type.shape[-1] == side
+        assert graph.outputs[0].type.shape[-1] == classes
+        assert [w.code for w in found.warnings] == codes, name
+
+
 def test_a_large_net_comes_with_a_warning() -> None:
     graph = loads(
         "arch big  input x: f32[N, 1, 12, 12]  output y: f32[N, 10]  y = x -> flatten -> linear(900) -> linear(10)"
