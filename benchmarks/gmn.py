@@ -42,11 +42,11 @@ from archc.metanet.symmetry import apply, sample
 UNSEEN = ("residual", "cnn")
 TARGETS = ("test accuracy", "generalisation gap")
 ZOO_METHODS = ("gmn", "statnn", "statnn+arch", "statnn+arch+loss", "loss", "arch", "params+flops", "mlp", "mlp+aug")
-INR_METHODS = ("gmn", "mlp", "mlp+aug", "statnn")
+INR_METHODS = ("gmn", "gmn+pictures", "mlp", "mlp+aug", "statnn")
 GMN = GmnConfig()
 LEARN = LearnConfig(epochs=16, lr=2.5e-3)
 INR_GMN = GmnConfig()
-STEPS = {("classify", "gmn"): 700, ("edit", "gmn"): 400, ("classify", "mlp"): 3000, ("edit", "mlp"): 3000}
+STEPS = {("classify", "gmn"): 700, ("edit", "gmn"): 400, ("classify", "mlp"): 3000, ("edit", "mlp"): 1500}
 COPIES = 4
 RESAMPLES = 500
 
@@ -203,10 +203,12 @@ def inr_job(data: Data, task: str, method: str, seed: int, out: Path) -> Row:
         judged = predict(_statistics({n: torch.from_numpy(np.array(w)) for n, w in test.weights.items()})) == test.label
         return {"cpu_seconds": time.process_time() - begun, "judged": judged.astype(float).tolist()}
     torch.manual_seed(seed)
-    augment, kind = method != "mlp", "gmn" if method == "gmn" else "mlp"
-    model = inr_tasks.OnGraphs(aim, INR_GMN) if method == "gmn" else inr_tasks.OnRows(aim)
-    rate = 4e-3 if method == "gmn" else 1e-3
-    recipe = inr_tasks.Recipe(STEPS[task, kind], 32, rate, augment and method != "gmn", augment, augment, seed)
+    graphs, pictures, augment = method.startswith("gmn"), method == "gmn+pictures", method != "mlp"
+    model = inr_tasks.OnGraphs(aim, INR_GMN, pictures) if graphs else inr_tasks.OnRows(aim)
+    rate, kind = (4e-3, "gmn") if graphs else (1e-3, "mlp")
+    recipe = inr_tasks.Recipe(
+        STEPS[task, kind], 32, rate, augment and not graphs, augment, augment, 10.0 * pictures, seed
+    )
     losses = inr_tasks.train(aim, model, train, recipe)
     row: Row = {"cpu_seconds": time.process_time() - begun, "parameters": parameters_of(model),
                 "losses": [float(np.mean(part)) for part in np.array_split(losses, 10)]}  # fmt: skip

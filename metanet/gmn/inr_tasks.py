@@ -16,7 +16,7 @@ from archc.backends.weights import Array
 from archc.grammar.load import loads
 from archc.metanet.gmn.baselines import flat_mlp
 from archc.metanet.gmn.batch import Collator
-from archc.metanet.gmn.inr import TEXT, Inrs, augmented, dilated, pictures, rendered
+from archc.metanet.gmn.inr import SIZE, TEXT, Inrs, augmented, dilated, pictures, rendered
 from archc.metanet.gmn.learn import LearnConfig, optimiser_of, step
 from archc.metanet.gmn.model import Gmn, GmnConfig, vocabulary_sizes
 from archc.metanet.gmn.stacked import Stack, Stacked
@@ -30,11 +30,13 @@ STRENGTH = 0.1
 class OnGraphs(nn.Module):
     """A graph metanetwork on stacked weights of one architecture: [n, 10] logits, or [n, weights] changes."""
 
-    def __init__(self, aim: Aim, shape: GmnConfig) -> None:
+    def __init__(self, aim: Aim, shape: GmnConfig, pictures: bool = False) -> None:
+        """With `pictures`, classifying says the grey values of all pixels, too: [n, 10 + SIZE²]."""
         super().__init__()
         self.aim, self.graph, self.collator = aim, loads(TEXT), Collator()
         changes = aim == "edit"
-        shape = shape.model_copy(update={"outputs": 0 if changes else 10, "changes": changes})
+        outputs = 0 if changes else 10 + SIZE**2 * pictures
+        shape = shape.model_copy(update={"outputs": outputs, "changes": changes})
         self.gmn = Gmn(shape, *vocabulary_sizes(self.collator.words))
         self.names = self.collator.arrays(self.graph).names
         self.edges = len(self.collator.arrays(self.graph).edge_type)
@@ -84,6 +86,8 @@ class Recipe:
     orders: bool = False
     signs: bool = False
     moves: bool = False
+    pictures: float = 0.0
+    """Weight of a second loss of classifying: the squared error of what is said of each pixel."""
     seed: int = 0
 
 
@@ -105,7 +109,11 @@ def train(aim: Aim, model: OnGraphs | OnRows, inrs: Inrs, recipe: Recipe) -> lis
             {n: w[rows] for n, w in weights.items()}, rng, recipe.orders, recipe.signs, recipe.moves and aim != "edit"
         )
         if targets is None:
-            loss = nn.functional.cross_entropy(model(own), labels[rows])
+            said = model(own)
+            loss = nn.functional.cross_entropy(said[:, :10], labels[rows])
+            if recipe.pictures:
+                shown = rendered(stack, own).flatten(1).detach()
+                loss = loss + recipe.pictures * (said[:, 10:] - shown).square().mean()
         else:
             shown = rendered(stack, changed(own, model.names, model(own)))
             loss = (shown - targets[rows]).square().mean()
@@ -128,7 +136,7 @@ def judge(aim: Aim, model: OnGraphs | OnRows | None, inrs: Inrs, split: str) -> 
         own = {n: w[rows] for n, w in weights.items()}
         if aim == "classify":
             assert model is not None
-            found.append((model(own).argmax(1).numpy() == inrs.label[rows.numpy()]).astype(np.float64))
+            found.append((model(own)[:, :10].argmax(1).numpy() == inrs.label[rows.numpy()]).astype(np.float64))
             continue
         after = own if model is None else changed(own, model.names, model(own))
         found.append((rendered(stack, after) - targets[rows]).square().mean((1, 2)).numpy())

@@ -85,6 +85,16 @@ def test_it_tells_of_one_net_and_refuses_others(model: Path, zoo: Path) -> None:
         assert code in {d.code for d in caught.value.diagnostics}
 
 
+def test_the_one_that_comes_with_archc_can_tell_trained_from_untrained(zoo: Path) -> None:
+    """By its own zoo's measure: nets that learned are expected to do better than they did before their first step."""
+    stored, nets = load("gmn-zoo", "gmn"), read_zoo(zoo)
+    best = sorted(nets, key=lambda n: -n.record.test_accuracy)[:5]
+    for net in best:
+        graph = net.architecture.graph
+        start = {n: p.init.sample(p.shape, net.record.seed, n) for n, p in graph.parameters().items()}
+        assert kind.tell(stored, graph, net.weights)["test accuracy"] > kind.tell(stored, graph, start)["test accuracy"]
+
+
 def test_too_few_nets(zoo: Path) -> None:
     with pytest.raises(CompileError) as caught:
         kind.split(read_zoo(zoo)[:19], kind.TrainConfig())
