@@ -190,15 +190,19 @@ def worth(runs: Runs, pool: Pool) -> Iterator[str]:
     yield "|---|---:|---:|"
     for start in (s for s in pool.starts() if s in ("kaiming", "aware")):
         best: tuple[float, float] | None = None
-        goal = 0.0
+        order: list[str] = []
+        goal, told = 0.0, ""
         for lr in sorted({r["lr"] for r in pool.rows if r["split"] == "test" and r["start"] == start}):
             grid, curves = pool.curve("test", start, lr, "test")
             order = list(curves)
             goal = float(np.mean([row[: len(order)] for row in runs.accuracies(runs.main)]))
+            last = float(np.mean([curve[-1] for curve in curves.values()]))
+            told = f"not within {grid[-1]}: {100 * last:.1f} % there ({lr:g})"
             if (steps := crossing(grid, np.mean(list(curves.values()), 0), goal)) is not None:
                 best = min(best or (steps, lr), (steps, lr))
-        told = f"{best[0]:.0f} ({best[1]:g})" if best else "not reached"
-        yield f"| {start_name(start)} | {100 * goal:.1f} | {told} |"
+        if best:
+            told = f"{best[0]:.0f} ({best[1]:g})"
+        yield f"| {start_name(start)}, {len(order)} nets | {100 * goal:.1f} | {told} |"
 
 
 def crossing(grid: Sequence[int], means: Sequence[float], goal: float) -> float | None:
