@@ -44,7 +44,6 @@ def networks(
     for file in sorted((ROOT / "examples").glob("*.arch")) + sorted((ROOT / "examples").glob("einspace/*.arch")):
         yield str(file.relative_to(ROOT)), lambda file=file: (load(file), None)  # type: ignore[misc]
     yield "gpt2, 48 layers", lambda: (load(ROOT / "examples/gpt2_small.arch", DEEP), None)
-    yield "benchmarks/nets/vgg16.arch", lambda: (load(ROOT / "benchmarks/nets/vgg16.arch"), None)
 
 
 def _random(seed: int, index: int) -> tuple[Graph, dict[str, int] | None]:
