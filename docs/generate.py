@@ -187,16 +187,16 @@ split first, so that no digit stands on two sides. Everything is drawn from `see
 Input f32[N, 1, size, size], output f32[N, 10]. 4788 images train, 1200 validate, 1200 test.""",
     "add_digits": """\
 Each image has three channels with a digit of its own, composed as `hard_digits` are. The label is the sum of the three,
-0 to 27, or the sum modulo `modulo`. The source images are split first, so that no digit stands on two sides; in its split
-each is shown equally often in each channel. Everything is drawn from `seed`. The commonest sum has about 7.5 % of the
-images.
+0 to 27, or the sum modulo `modulo`. The source images are split first, so that no digit stands on two sides; in its
+split each is shown equally often in each channel. Everything is drawn from `seed`. The commonest sum has about 7.5 %
+of the images.
 
 Input f32[N, 3, size, size], output f32[N, 28]. 4788 images train, 1200 validate, 1200 test.""",
     "tiles": """\
-Each image is four tiles, 2×2, with a digit each, composed as `hard_digits` are (in a scale of 0.7–1 where a tile is smaller
-than 10 pixels). The label is the number of distinct digits among the four, 1 to 4, with equal probability; equal digits
-are different source images, mostly. The source images are split first, so that no digit stands on two sides. Everything
-is drawn from `seed`.
+Each image is four tiles, 2×2, with a digit each, composed as `hard_digits` are (in a scale of 0.7–1 where a tile is
+smaller than 10 pixels). The label is the number of distinct digits among the four, 1 to 4, with equal probability;
+equal digits are different source images, mostly. The source images are split first, so that no digit stands on two
+sides. Everything is drawn from `seed`.
 
 Input f32[N, 1, size, size], output f32[N, 4]. 4788 images train, 1200 validate, 1200 test.""",
     "breast_cancer": "Input f32[N, 30], output f32[N, 2]; each feature is centred and scaled.",

@@ -22,7 +22,7 @@ class Kind:
     """A kind of metanetwork.
 
     config      the options of its training: a frozen schema whose fields have descriptions
-    train       `train(config, out, resume, say)` writes the file `out`; an interrupted run goes on from `out` + `.state`
+    train       `train(config, out, resume, say)` writes the file `out`; an interrupted run goes on from `out`.state
     evaluate    `evaluate(stored, config, say)` measures it on what it has not seen: figures by name
     """
 

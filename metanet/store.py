@@ -76,7 +76,9 @@ def load(source: Path | str, kind: str | None = None) -> Stored:
     path = _find(source)
     weights = read_weights(path)
     if CARD not in weights.metadata:
-        raise fail("E0802", f"{path} holds no metanetwork", label="it has no card", help="weights of a network are none")
+        raise fail(
+            "E0802", f"{path} holds no metanetwork", label="it has no card", help="weights of a network are none"
+        )
     try:
         card = Card.model_validate(json.loads(weights.metadata[CARD]))
     except (ValueError, ValidationError) as error:
