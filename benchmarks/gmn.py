@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from archc.backends.weights import Array, write_weights
+from archc.backends.weights import Array, read_weights, write_weights
 from archc.metanet.gmn import baselines, inr_tasks
 from archc.metanet.gmn.batch import Collator
 from archc.metanet.gmn.equivariance import deviation
@@ -42,13 +42,14 @@ from archc.metanet.symmetry import apply, sample
 UNSEEN = ("residual", "cnn")
 TARGETS = ("test accuracy", "generalisation gap")
 ZOO_METHODS = ("gmn", "statnn", "statnn+arch", "statnn+arch+loss", "loss", "arch", "params+flops", "mlp", "mlp+aug")
-INR_METHODS = ("gmn", "gmn+pictures", "mlp", "mlp+aug", "statnn")
+COMPARED = ("statnn", "statnn+arch", "loss", "statnn+arch+loss")
+INR_METHODS = ("gmn", "gmn+pictures", "gmn+edit", "gmn+across", "gmn+edit+across", "mlp", "mlp+aug", "statnn")
 GMN = GmnConfig()
 LEARN = LearnConfig(epochs=16, lr=2.5e-3)
 INR_GMN = GmnConfig()
 STEPS = {("classify", "gmn"): 700, ("edit", "gmn"): 400, ("classify", "mlp"): 3000, ("edit", "mlp"): 1500}
 COPIES = 4
-RESAMPLES = 500
+RESAMPLES = 300
 
 Job = tuple[str, str, int]
 Row = dict[str, Any]
@@ -204,8 +205,14 @@ def inr_job(data: Data, task: str, method: str, seed: int, out: Path) -> Row:
         return {"cpu_seconds": time.process_time() - begun, "judged": judged.astype(float).tolist()}
     torch.manual_seed(seed)
     graphs, pictures, augment = method.startswith("gmn"), method == "gmn+pictures", method != "mlp"
-    model = inr_tasks.OnGraphs(aim, INR_GMN, pictures) if graphs else inr_tasks.OnRows(aim)
+    shape = INR_GMN.model_copy(update={"across": "across" in method})
+    model = inr_tasks.OnGraphs(aim, shape, pictures) if graphs else inr_tasks.OnRows(aim)
     rate, kind = (4e-3, "gmn") if graphs else (1e-3, "mlp")
+    if "gmn+edit" in method and isinstance(
+        model, inr_tasks.OnGraphs
+    ):  # begins with the states of the one that learned to edit
+        edited = read_weights(out / f"edit gmn {seed}.safetensors").arrays
+        model.gmn.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in edited.items()}, strict=False)
     recipe = inr_tasks.Recipe(
         STEPS[task, kind], 32, rate, augment and not graphs, augment, augment, 10.0 * pictures, seed
     )
@@ -282,7 +289,7 @@ def report(rows: list[Row]) -> str:
                 seconds = np.mean([r["cpu_seconds"] for r in found])
                 lines.append(f"| {method} | {len(found)} | {' | '.join(cells)} | {seconds:.0f} |")
         lines += ["", "Kendall's τ of gmn minus that of another, 95 % interval:", ""]
-        for method in of[1:]:
+        for method in COMPARED:
             if own[method]:
                 parts = [f"{t} {difference(own['gmn'], own[method], k)}" for k, t in enumerate(TARGETS)]
                 lines.append(f"- {method}: {', '.join(parts)}")

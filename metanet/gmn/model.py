@@ -35,6 +35,7 @@ class GmnConfig(BaseModel):
     outputs: int = Field(2, ge=0, description="numbers that are said of a network")
     changes: bool = Field(False, description="say a change for each weight, too")
     dropout: float = Field(0.0, ge=0, lt=1, description="in front of the last layer of what is said of a network")
+    across: bool = Field(False, description="standardise what is pooled across networks, not within each")
     broken: int = Field(0, ge=0, description="a table of so many rows for the number of each node: for tests only")
     """A control: with it the model knows hidden units by their number, and is not equivariant."""
 
@@ -66,7 +67,7 @@ class Gmn(nn.Module):
         self.number = nn.Embedding(config.broken, d) if config.broken else None
         if config.outputs:
             self.pooled = nn.Sequential(
-                nn.LayerNorm(2 * d + 3 * w),
+                nn.BatchNorm1d(2 * d + 3 * w) if config.across else nn.LayerNorm(2 * d + 3 * w),
                 nn.Linear(2 * d + 3 * w, 64),
                 nn.SiLU(),
                 nn.Dropout(config.dropout),
