@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import results
+from results import Row
 
 import archc
 from archc.backends.weights import read_weights, write_weights
@@ -60,7 +62,6 @@ RECIPE: dict[str, Any] = {"lr": 6e-3, "device": "cpu"}
 BATCHES = (1, 32)
 SAMPLES = 256  # training images that transforms may look at
 
-Row = dict[str, Any]
 Arrays = Mapping[str, Any]
 
 
@@ -90,24 +91,8 @@ def runs(tasks: Mapping[str, int], nets: Sequence[str], variants: Mapping[str, s
             yield Run(task, net, variant, spec, arm, seed, steps)
 
 
-class Results:
-    """Rows in a file, one JSON object a line; half a line, of a process that was killed, is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[Row] = []
-        if path.exists():
-            whole = path.read_bytes().rpartition(b"\n")
-            if whole[2]:
-                os.truncate(path, len(whole[0]) + len(whole[1]))
-            self.rows = [json.loads(line) for line in whole[0].splitlines()]
-
-    def add(self, row: Row) -> None:
-        self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+class Results(results.Results):
+    """Rows of trainings and of compiled networks."""
 
     def runs(self) -> dict[str, Row]:
         """Finished runs by key; the last word on each."""
