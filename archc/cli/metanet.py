@@ -101,7 +101,9 @@ def _figures(figures: dict[str, Any]) -> None:
 
 
 def _short(figures: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.3g}" for k, v in figures.items() if isinstance(v, float))
+    """The first figures, without the spread of each (`task/split/p10`); `--json` has all."""
+    told = [f"{k} {v:.3g}" for k, v in figures.items() if isinstance(v, float) and k.count("/") < 2]
+    return ", ".join(told[:4]) + " …" * (len(figures) > 4)
 
 
 def _size(path: Path) -> str:
