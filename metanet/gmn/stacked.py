@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from archc.backends.torch.module import ArchModule, to_torch
-from archc.backends.weights import Array
 from archc.ir.graph import Graph
 
 Stacked = dict[str, Tensor]
@@ -48,11 +47,6 @@ def initial_weights(graph: Graph, seeds: Sequence[int]) -> Stacked:
         name: torch.from_numpy(np.stack([p.init.sample(p.shape, seed, name) for seed in seeds])).float()
         for name, p in graph.parameters().items()
     }
-
-
-def unstack(parameters: Mapping[str, Tensor], number: int) -> dict[str, Array]:
-    """The weights of one net."""
-    return {name: value[number].detach().numpy().copy() for name, value in parameters.items()}
 
 
 def each(values: Tensor, like: Tensor) -> Tensor:
