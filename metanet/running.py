@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,6 +200,61 @@ def change(before: Outputs, after: Outputs) -> float:
         if a.size:
             worst = max(worst, float(np.abs(a - b).max()) / (scale or 1.0))
     return worst
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What came of negative controls: moves of all but one of the parameters that have to move together.
+
+    least      the smallest change of the outputs that one made; NaN when none told anything
+    count      how many told
+    free       moves that each of their parameters, it seems, can be left out of, though the outputs depend on them
+    unreached  moves of parameters that the input does not reach (an expert that is not chosen)
+    """
+
+    least: float = math.nan
+    count: int = 0
+    free: int = 0
+    unreached: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether a wrong move would have been seen: none told anything only where there was nothing to be told."""
+        return self.count > 0 or self.free == 0
+
+
+Move = tuple[Callable[[], Mapping[str, Array]], Sequence[str]]
+"""How to make the weights that are moved, and the names of the parameters that move."""
+
+SPARED = 4
+"""How many parameters of a move are spared, one after the other, until one tells."""
+
+
+def negative_controls(given: Trial, moves: Sequence[Move], seed: int, most: int) -> Controls:
+    """Leave one parameter where it is while the others of its move go on: the outputs have to change.
+
+    Where sparing one changes nothing, that one may be moved alone (the bias of outputs that are summed), or the input
+    does not reach it: then another is spared.
+    """
+    import numpy as np
+
+    rng = np.random.Generator(np.random.Philox(seed))
+    least, count, free, unreached = math.inf, 0, 0, 0
+    for k in rng.permutation(len(moves)):
+        if count == most:
+            break
+        make, names = moves[k]
+        moved = make()
+        for i in rng.permutation(len(names))[:SPARED]:
+            found = change(given.before, given.run({**moved, names[i]: given.weights[names[i]]}))
+            if found >= CONTROL:
+                least, count = min(least, found), count + 1
+                break
+        else:
+            other = {n: given.weights[n] * rng.uniform(1.1, 2, given.weights[n].shape) for n in names}
+            reached = change(given.before, given.run({**given.weights, **other})) >= CONTROL
+            free, unreached = free + reached, unreached + (not reached)
+    return Controls(least if count else math.nan, count, free, unreached)
 
 
 def conditional(graph: Graph) -> set[Parameter]:

@@ -22,12 +22,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 from archc.ir.axes import Axes, AxisVar, derive_axes
 from archc.ir.graph import Graph, Node, Parameter, Value
 from archc.ir.signature import Rest, Size, Tensor, atoms
-from archc.metanet.running import CONTROL, Trial, change, trial
+from archc.metanet.running import Controls, Move, Trial, change, negative_controls, trial
 
 Kind = Literal["positive", "sign"]
 Array = Any  # a numpy array; numpy is imported where it is needed
@@ -712,6 +713,14 @@ def apply(found: Scalings, element: Sequence[Array], weights: Mapping[str, Array
     return result
 
 
+def _only(found: Scalings, element: Sequence[Array], chosen: int) -> list[Array]:
+    """The element with the factors of one free unknown; a sign where all of them are minus."""
+    import numpy as np
+
+    kept = np.ones_like(element[chosen]) if found.kind == "sign" else element[chosen]
+    return [kept if i == chosen else np.zeros_like(e) for i, e in enumerate(element)]
+
+
 @dataclass(frozen=True)
 class ScalingCertificate:
     """What was measured of one kind: as `symmetry.Certificate`, with the number of free factors."""
@@ -721,9 +730,7 @@ class ScalingCertificate:
     dimensions: int
     error: float
     conditioning: float
-    control: float
-    controls: int
-    unreached: int
+    controls: Controls
     moved: float
 
 
@@ -738,39 +745,30 @@ def certify(
 ) -> ScalingCertificate:
     """Check the scaling symmetries of a network numerically, in float64. `found` and `given` are what was derived and
     run before, if it was."""
-    import numpy as np
 
     found = scalings(graph, kind) if found is None else found
     given = trial(graph, seed, sizes) if given is None else given
     weights, run, before = given.weights, given.run, given.before
-    acted = apply(found, sample(found, seed), weights)
+    element = sample(found, seed)
+    acted = apply(found, element, weights)
     error = change(before, before)
     if found.free:
         error = max(error, change(before, run(acted)))
     changed = [n for n in weights if acted[n] is not weights[n]]
     moved = sum(int((acted[n] != weights[n]).sum()) for n in changed) / max(1, sum(w.size for w in weights.values()))
-    rng = np.random.Generator(np.random.Philox(seed))
-    control, count, unreached = math.inf, 0, 0
-    for k in rng.permutation(len(changed)):
-        if count == controls:
-            break
-        spared = changed[k]
-        if (acted[spared] == weights[spared]).all():
-            continue
-        difference = change(before, run({**acted, spared: weights[spared]}))
-        if difference < CONTROL:  # the input does not reach it, or it may be scaled alone
-            unreached += 1
-            continue
-        control, count = min(control, difference), count + 1
+    moves: list[Move] = [
+        (partial(apply, found, _only(found, element, i), weights), free.parameters)
+        for i, free in enumerate(found.free)
+        if len(free.parameters) > 1
+    ]
+    told = negative_controls(given, moves, seed, controls)
     return ScalingCertificate(
-        ok=given.allows(error) and (count == 0 or control >= CONTROL),
+        ok=given.allows(error) and told.ok,
         kind=kind,
         dimensions=found.dimensions,
         error=error,
         conditioning=given.conditioning,
-        control=control if count else math.nan,
-        controls=count,
-        unreached=unreached,
+        controls=told,
         moved=moved,
     )
 

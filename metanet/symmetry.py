@@ -13,13 +13,25 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from archc.ir.axes import Axes, AxisClass, AxisVar, Exchange, derive_axes
 from archc.ir.graph import Graph
 from archc.ir.replicas import find_replicas
 from archc.ir.whole import mend
-from archc.metanet.running import CONTROL, TOLERANCE, Trial, change, conditional, random_weights, trial
+from archc.metanet.running import (
+    CONTROL,
+    TOLERANCE,
+    Controls,
+    Move,
+    Trial,
+    change,
+    conditional,
+    negative_controls,
+    random_weights,
+    trial,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,9 +49,6 @@ __all__ = [
     "random_weights",
     "sample",
 ]
-
-SPARED = 4
-"""How many parameters of a class are tried in turn as the one that a negative control leaves out."""
 
 Array = Any  # a numpy array; numpy is imported where it is needed
 Element = dict[AxisVar | Exchange, "NDArray[np.intp]"]
@@ -255,14 +264,11 @@ def _image(var: AxisVar, place: Array, scope: Mapping[AxisVar, Array], tables: T
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was measured. `ok` when no element moved the function and every control did.
+    """What was measured. `ok` when no element moved the function, and a wrong one would have been seen to do so.
 
     error         largest change of an output under a group element, relative to the largest output
     conditioning  relative change of the outputs per relative change of the weights, measured (at least 1)
-    control       smallest change over the negative controls: a class applied to all but one of its parameters
-    controls      how many controls were run
-    unreached     how many were given up: the input reaches none of the class (an expert that is not chosen), or each of
-                  its parameters may be moved alone
+    controls      negative controls: a class applied to all but one of its parameters
     moved         share of the trained numbers that the first element moved
     exchanges     how many sets of replicas there are
     inputs        the shape of each input it was computed on
@@ -273,9 +279,7 @@ class Certificate:
     ok: bool
     error: float
     conditioning: float
-    control: float
-    controls: int
-    unreached: int
+    controls: Controls
     moved: float
     classes: int
     log10_order: float
@@ -300,7 +304,6 @@ def certify(
     Images of a fixed size above 64 are replaced by smaller ones where the weights do not depend on their size; where
     they do, one image is enough, with one element and half of the controls.
     """
-    import numpy as np
 
     axes = group(graph) if axes is None else axes
     given = trial(graph, seed, sizes) if given is None else given
@@ -314,16 +317,16 @@ def certify(
         if k == 0:
             total = sum(w.size for w in weights.values())
             moved = sum(int((acted[n] != w).sum()) for n, w in weights.items()) / max(1, total)
-    rng = np.random.Generator(np.random.Philox(seed))
-    control, count, unreached = _controls(axes, given, rng, controls)
+    moves: list[Move] = [
+        (partial(apply, axes, rotation(chosen), weights), names) for chosen, names in _movable(axes) if len(names) > 1
+    ]
+    told = negative_controls(given, moves, seed, controls)
     inert, idle = inert_parameters(given) if controls else ((), ())
     return Certificate(
-        ok=given.allows(error) and (count == 0 or control >= CONTROL),
+        ok=given.allows(error) and told.ok,
         error=error,
         conditioning=given.conditioning,
-        control=control if count else math.nan,
-        controls=count,
-        unreached=unreached,
+        controls=told,
         moved=moved,
         classes=len(axes.classes),
         log10_order=log10_order(axes),
@@ -332,30 +335,6 @@ def certify(
         inert=inert,
         idle=idle,
     )
-
-
-def _controls(axes: Axes, given: Trial, rng: Any, most: int) -> tuple[float, int, int]:
-    """(smallest change, how many were run, how many were given up) of classes applied to all but one parameter.
-
-    Where sparing one parameter moves nothing, that one may be moved alone (the bias of outputs that are summed), or the
-    input does not reach it: then another is spared, and a class without one that tells is given up.
-    """
-    weights, run, before = given.weights, given.run, given.before
-    candidates = [(c, names) for c, names in _movable(axes) if len(names) > 1]
-    smallest, count, given_up = math.inf, 0, 0
-    for k in rng.permutation(len(candidates)):
-        if count == most:
-            break
-        chosen, names = candidates[k]
-        acted = apply(axes, rotation(chosen), weights)
-        for i in rng.permutation(len(names))[:SPARED]:
-            found = change(before, run({**acted, names[i]: weights[names[i]]}))
-            if found >= CONTROL:
-                smallest, count = min(smallest, found), count + 1
-                break
-        else:
-            given_up += 1
-    return smallest, count, given_up
 
 
 def _movable(axes: Axes) -> Iterator[tuple[AxisClass | Exchange, list[str]]]:

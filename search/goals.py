@@ -96,7 +96,7 @@ def parse_constraint(text: str) -> Constraint:
     if found is None:
         raise fail("E0710", f"`{text}` is no constraint", help="write `params < 500k`, or `latency_ms@cpu < 2`")
     bound = float(found["bound"]) * _UNITS[found["unit"]]
-    return Constraint(name=found["name"], operator=found["operator"], bound=bound, target=found["target"])  # type: ignore[arg-type]
+    return Constraint(name=found["name"], operator=found["operator"], bound=bound, target=found["target"])
 
 
 def parse_goals(objectives: Sequence[str], constraints: Sequence[str] = ()) -> Goals:

@@ -113,7 +113,10 @@ def _place(span: Any) -> dict[str, Any]:
 
 def _finite(document: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN and no infinity: None stands for both, and `ok` tells."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in document.items()}
+    return {
+        k: _finite(v) if isinstance(v, dict) else None if isinstance(v, float) and not math.isfinite(v) else v
+        for k, v in document.items()
+    }
 
 
 def _tell(
@@ -161,7 +164,10 @@ def _tell_mixing(count: int) -> None:
 
 
 def _verdict(c: Certificate | ScalingCertificate) -> str:
-    control = f", smallest of {c.controls} controls {c.control:.1e}" if c.controls else ""
+    told = c.controls
+    control = f", smallest of {told.count} controls {told.least:.1e}" if told.count else ""
+    if told.free and not told.count:
+        control = f", and none of {told.free} negative controls told"
     return f"error {c.error:.1e}{control}: {'certified' if c.ok else 'FAILED'}"
 
 
