@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from archc.grammar.draw import Drawn, Space, read_space
+from archc.grammar.load import load
+from archc.grammar.mutate import Variant, crossings, parts, taking, variants
+from archc.grammar.printer import print_graph
+from archc.ir.canonical import canonical
+from archc.ir.diagnostics import CompileError, fail
 from archc.search.records import Candidate
+
+KINDS: Mapping[str, float] = {"resample": 0.4, "production": 0.3, "parameter": 0.2, "exchange": 0.1}
+"""How often each kind of mutation is tried first."""
 
 
 class SearchSpace(Protocol):
@@ -15,10 +26,14 @@ class SearchSpace(Protocol):
         """A fresh draw."""
 
     def mutate(self, number: int, parent: Candidate, key: str) -> Candidate:
-        """Another architecture near trial `number`: never the same one (its hash differs)."""
+        """Another architecture near trial `number`: never the same one (its hash differs).
+
+        Raises: CompileError (E0714) when there is no other.
+        """
 
     def cross(self, numbers: tuple[int, int], parents: tuple[Candidate, Candidate], key: str) -> Candidate:
-        """A part of one in the place of a part of equal type of the other."""
+        """A part of one in the place of a part of equal type of the other; where they have none such, a mutation of
+        the first (its `origin` says so)."""
 
     def seeds(self) -> tuple[Candidate, ...]:
         """Nets of the user's to begin with."""
@@ -30,5 +45,95 @@ class SearchSpace(Protocol):
         """How many architectures there are, where that can be counted; None for an open space."""
 
 
-def open_space(path: Path, **options: object) -> SearchSpace:
-    raise NotImplementedError
+def open_space(
+    path: Path,
+    *,
+    values: Mapping[str, Any] | None = None,
+    dims: Mapping[str, int] | None = None,
+    seeds: Sequence[Path] = (),
+    transforms: Sequence[str] = (),
+    kinds: Mapping[str, float] = KINDS,
+) -> SearchSpace:
+    """The search space of a file that begins with `space`.
+
+    Args: `values` are its parameters and `dims` sizes of symbols; `seeds` are `.arch` files to begin with; `transforms`
+    are passes that mutations may apply besides (`"widen(factor = 2)"`); `kinds` weighs the kinds of mutations.
+
+    Raises: CompileError for mistakes in the files.
+    """
+    return GrammarSpace(read_space(path, values, dims), tuple(Path(s) for s in seeds), tuple(transforms), dict(kinds))
+
+
+class GrammarSpace:
+    """A space of a grammar."""
+
+    def __init__(
+        self, space: Space, seeds: tuple[Path, ...], transforms: tuple[str, ...], kinds: Mapping[str, float]
+    ) -> None:
+        self.space = space
+        self._kinds = kinds
+        self._transforms = transforms
+        self._seeds = tuple(self._seed(path) for path in seeds)
+
+    def draw(self, key: str) -> Candidate:
+        return _candidate(self.space.draw(_number(key)), "draw", ())
+
+    def mutate(self, number: int, parent: Candidate, key: str) -> Candidate:
+        if parent.trace is not None:
+            for variant in variants(self.space, parent.trace, key, self._kinds):
+                found = self._made(variant, f"mutation/{variant.kind}", (number,), {parent.hash})
+                if found is not None:
+                    return found
+        raise fail("E0714", f"nothing in space `{self.space.name}` differs from trial {number}",
+                   help="is there more than one architecture in it? `archc sample` shows what it holds")  # fmt: skip
+
+    def cross(self, numbers: tuple[int, int], parents: tuple[Candidate, Candidate], key: str) -> Candidate:
+        first, second = parents[0].trace, parents[1].trace
+        if first is not None and second is not None:
+            hashes = {parents[0].hash, parents[1].hash}
+            for variant in crossings(self.space, (first, second), key):
+                found = self._made(variant, "crossover", numbers, hashes)
+                if found is not None:
+                    return found
+        return self.mutate(numbers[0], parents[0], key)
+
+    def seeds(self) -> tuple[Candidate, ...]:
+        return self._seeds
+
+    def neighbours(self, parent: Candidate) -> list[Candidate]:
+        found: dict[str, Candidate] = {}
+        trace = parent.trace or {}
+        for part in parts(self.space, trace).values():
+            for other in part.others:
+                made = self._made(
+                    Variant("neighbour", part.path, taking(trace, part.path, other)), "neighbour", (), {parent.hash}
+                )
+                if made is not None and made.trace is not None and made.trace.get(part.path) == other:
+                    found.setdefault(made.hash, made)
+        return list(found.values())
+
+    def size(self) -> int | None:
+        return None
+
+    def _made(self, variant: Variant, origin: str, parents: tuple[int, ...], known: set[str]) -> Candidate | None:
+        """What comes of an edit; None when nothing does, or what is known."""
+        try:
+            drawn = self.space.redraw(variant.trace, variant.seed)
+        except CompileError:
+            return None
+        made = _candidate(drawn, origin, parents)
+        return None if made.hash in known else made
+
+    def _seed(self, path: Path) -> Candidate:
+        graph = load(path)
+        return Candidate(text=print_graph(graph), hash=canonical(graph).hash, origin="seed")
+
+
+def _candidate(drawn: Drawn, origin: str, parents: tuple[int, ...]) -> Candidate:
+    return Candidate(
+        text=drawn.text, hash=canonical(drawn.graph).hash, origin=origin, trace=drawn.trace, parents=parents
+    )
+
+
+def _number(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
