@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -75,10 +76,11 @@ class Goals(Record):
     constraints: tuple[Constraint, ...] = ()
 
     def losses(self, result: Result) -> tuple[float, ...]:
-        """The objectives' values, each turned so that less is better; infinite for what is infeasible."""
+        """The objectives' values, each turned so that less is better; infinite for what is infeasible or not known."""
         if result.status == "infeasible":
             return (float("inf"),) * len(self.objectives)
-        return tuple(-result.values[o.key] if o.larger_is_better else result.values[o.key] for o in self.objectives)
+        found = [(-1 if o.larger_is_better else 1) * result.values.get(o.key, float("nan")) for o in self.objectives]
+        return tuple(float("inf") if math.isnan(value) else value for value in found)
 
 
 def parse_objective(text: str) -> Objective:

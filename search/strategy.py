@@ -60,7 +60,10 @@ class StrategyKind:
     make: Callable[[SearchSpace, Goals, int, Any], Strategy]
 
 
-_HOMES: dict[str, str] = {}
+_HOMES: dict[str, str] = {
+    "random": "archc.search.strategies.random",
+    "evolution": "archc.search.strategies.evolution",
+}
 """Strategy -> the module whose `KIND` describes it."""
 
 
