@@ -130,7 +130,7 @@ def grid_steps(grid: Grid, value: Production) -> tuple[Production, ...]:
     """The values beside a value of a `range`; where it is continuous, those a tenth of the range away.
 
     >>> grid_steps(Grid(8, 32, 8, False), 8), grid_steps(Grid(0.01, 1.0, None, True), 0.1)
-    ((16,), (0.06310, 0.1585))
+    ((16,), (0.0631, 0.1585))
     """
     low, high = grid.low, grid.high
     if grid.step is not None:
@@ -214,7 +214,7 @@ def variants(space: Space, trace: Trace, key: str, kinds: Mapping[str, float], l
     and place comes twice, but for those that draw anew."""
     rng = generator(key)
     here = list(parts(space, trace).values())
-    edits = {kind: _EDITS[kind](here, trace, rng) for kind in kinds if kinds[kind] > 0}  # type: ignore[index]
+    edits = {kind: _EDITS[kind](here, trace, rng) for kind in kinds if kinds[kind] > 0}
     for _ in range(limit):
         if not edits:
             return
