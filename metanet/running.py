@@ -204,11 +204,15 @@ def change(before: Outputs, after: Outputs) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What came of negative controls: moves of all but one of the parameters that have to move together.
+    """What came of negative controls: moves of all but one of the parameters that are to move together.
+
+    They say how much a small error is worth, and cannot make it wrong: where none tells, the moves kept the function
+    because any part of them does.
 
     least      the smallest change of the outputs that one made; NaN when none told anything
     count      how many told
-    free       moves that each of their parameters, it seems, can be left out of, though the outputs depend on them
+    free       moves that each of their parameters can be left out of, though the outputs depend on them (the bias and
+               the weights of outputs that are summed): the group is larger than was derived
     unreached  moves of parameters that the input does not reach (an expert that is not chosen)
     """
 
@@ -216,11 +220,6 @@ class Controls:
     count: int = 0
     free: int = 0
     unreached: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether a wrong move would have been seen: none told anything only where there was nothing to be told."""
-        return self.count > 0 or self.free == 0
 
 
 Move = tuple[Callable[[], Mapping[str, Array]], Sequence[str]]
@@ -231,11 +230,8 @@ SPARED = 4
 
 
 def negative_controls(given: Trial, moves: Sequence[Move], seed: int, most: int) -> Controls:
-    """Leave one parameter where it is while the others of its move go on: the outputs have to change.
-
-    Where sparing one changes nothing, that one may be moved alone (the bias of outputs that are summed), or the input
-    does not reach it: then another is spared.
-    """
+    """Leave one parameter where it is while the others of its move go on: the outputs should change. Where they do not,
+    another is spared."""
     import numpy as np
 
     rng = np.random.Generator(np.random.Philox(seed))

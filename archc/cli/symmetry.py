@@ -166,8 +166,12 @@ def _tell_mixing(count: int) -> None:
 def _verdict(c: Certificate | ScalingCertificate) -> str:
     told = c.controls
     control = f", smallest of {told.count} controls {told.least:.1e}" if told.count else ""
-    if told.free and not told.count:
-        control = f", and none of {told.free} negative controls told"
+    if not told.count and told.free + told.unreached:
+        control = (
+            f", no control told: {told.free} moves of separate parts, {told.unreached} that the input does not reach"
+        )
+    if not math.isfinite(c.error):
+        return "the outputs are not finite: NOT CERTIFIED"
     return f"error {c.error:.1e}{control}: {'certified' if c.ok else 'FAILED'}"
 
 
