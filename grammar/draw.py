@@ -36,7 +36,10 @@ from archc.grammar.parser import parse, parse_file
 from archc.grammar.printer import print_graph
 from archc.grammar.program import Program
 from archc.grammar.syntax import Program as Syntax
+from archc.ir.canonical import canonical
+from archc.ir.cost import Cost, cost
 from archc.ir.diagnostics import CompileError, Diagnostic, Note, Span, fail
+from archc.ir.dims import Dim
 from archc.ir.graph import Graph
 
 Trace = Mapping[str, Production]
@@ -60,6 +63,28 @@ class Drawn:
     def text(self) -> str:
         """The architecture as `.arch` text without choices."""
         return print_graph(self.graph)
+
+    @cached_property
+    def hash(self) -> str:
+        """A digest that equal architectures have in common."""
+        return canonical(self.graph).hash
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the architecture costs (`archc.ir.cost`)."""
+        return cost(self.graph)
+
+    @property
+    def params(self) -> int:
+        return self.cost.params
+
+    @property
+    def flops(self) -> Dim:
+        return self.cost.flops
+
+    @property
+    def activation_bytes(self) -> Dim:
+        return self.cost.activation_bytes
 
 
 class Space:
