@@ -15,7 +15,7 @@ Production = int | float
 class Record(BaseModel):
     """Plain data that cannot change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Candidate(Record):
