@@ -63,6 +63,10 @@ class StrategyKind:
 _HOMES: dict[str, str] = {
     "random": "archc.search.strategies.random",
     "evolution": "archc.search.strategies.evolution",
+    "nsga2": "archc.search.strategies.nsga2",
+    "halving": "archc.search.strategies.halving",
+    "local": "archc.search.strategies.local",
+    "tpe": "archc.search.strategies.tpe",
 }
 """Strategy -> the module whose `KIND` describes it."""
 

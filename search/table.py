@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -53,11 +53,17 @@ class TableSpace:
     def draw(self, key: str) -> Candidate:
         return self.candidates[int(random(0, 0, f"table/{key}").integers(len(self.candidates)))]
 
+    def redraw(self, trace: Mapping[str, Production], key: str) -> Candidate:
+        """One of those that have most of these choices."""
+        agree = [sum((c.trace or {}).get(path) == value for path, value in trace.items()) for c in self.candidates]
+        fit = [c for c, count in zip(self.candidates, agree, strict=True) if count == max(agree)]
+        return fit[int(random(0, 0, f"table/{key}").integers(len(fit)))]
+
     def mutate(self, number: int, parent: Candidate, key: str) -> Candidate:
         """A random neighbour; any other where there is none, or where the parent is from elsewhere."""
         near = self.neighbours(parent) or [c for c in self.candidates if c.hash != parent.hash]
         chosen = near[int(random(0, number, f"table/{key}").integers(len(near)))]
-        return chosen.model_copy(update={"origin": "mutation/choice", "parents": (number,)})
+        return chosen.model_copy(update={"origin": "mutation/choice", "parents": (number,), "inherit": number})
 
     def cross(self, numbers: tuple[int, int], parents: tuple[Candidate, Candidate], key: str) -> Candidate:
         """Every choice of one of the two; a mutation of the first where that is one of them, or is not in the table."""
@@ -67,7 +73,7 @@ class TableSpace:
             mixed = np.where(dice.random(self._codes.shape[1]) < 0.5, self._codes[first], self._codes[second])
             for same in np.flatnonzero((self._codes == mixed).all(1)):
                 if same not in (first, second):
-                    update = {"origin": "crossover", "parents": numbers}
+                    update = {"origin": "crossover", "parents": numbers, "inherit": numbers[0]}
                     return self.candidates[same].model_copy(update=update)
         return self.mutate(numbers[0], parents[0], key)
 

@@ -5,15 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from pydantic import Field
+
+from archc.ir.diagnostics import CompileError
 from archc.search.goals import Goals
 from archc.search.records import Candidate, Proposal, Result
 from archc.search.space import SearchSpace
 from archc.search.strategy import Options
 
-O = TypeVar("O", bound=Options)
+
+class CommonOptions(Options):
+    """What every strategy has."""
+
+    distinct: bool = Field(True, description="try again where what comes up was proposed before")
+    inherit: bool = Field(
+        False,
+        description="a child begins with its parent's weights, in place of afresh: then a result is not its "
+        "architecture's alone",
+    )
+
+
+O = TypeVar("O", bound=CommonOptions)
 
 TRIES = 50
 """Draws or mutations after one that was proposed before, until something new comes up."""
+WALK = 8
+"""Mutations on the way from a place near which all is known."""
 
 
 class Base(Generic[O]):
@@ -41,9 +58,9 @@ class Base(Generic[O]):
 
     @property
     def exhausted(self) -> bool:
-        """Whether every architecture of a closed space has been proposed."""
+        """Whether every architecture of a closed space has been proposed, and none shall be twice."""
         size = self.space.size()
-        return size is not None and len(self.hashes) >= size
+        return self.options.distinct and size is not None and len(self.hashes) >= size
 
     @property
     def feasible(self) -> list[int]:
@@ -61,13 +78,44 @@ class Base(Generic[O]):
         """A draw for trial `number`, other than all before."""
         return self.new(number, "draw", self.space.draw)
 
-    def new(self, number: int, purpose: str, make: Callable[[str], Candidate]) -> Candidate:
+    def mutation(self, number: int, parent: int) -> Candidate:
+        """A mutation of trial `parent`, or where all that is near was proposed, a mutation of a mutation, and so on.
+
+        A draw where there is none.
+        """
+        origin = self.candidate(parent)
+        try:
+            made = self.new(number, "mutate", lambda key: self.space.mutate(parent, origin, key))
+            for step in range(WALK):
+                if made.hash not in self.hashes or not self.options.distinct:
+                    return self._of_parents(made)
+                made = self.space.mutate(parent, made, f"{self.seed}/{number}/mutate/walk/{step}")
+        except CompileError:
+            pass
+        return self.fresh(number)
+
+    def child(self, number: int, parents: tuple[int, int]) -> Candidate:
+        """A part of one trial in the other; a draw where they have nothing in common, and no mutations either."""
+        pair = (self.candidate(parents[0]), self.candidate(parents[1]))
+        try:
+            return self._of_parents(self.new(number, "cross", lambda key: self.space.cross(parents, pair, key)))
+        except CompileError:
+            return self.fresh(number)
+
+    def _of_parents(self, made: Candidate) -> Candidate:
+        return made if self.options.inherit else made.model_copy(update={"inherit": None})
+
+    def seed_net(self) -> Candidate | None:
+        """The next net of the user's."""
+        return next((seed for seed in self.space.seeds() if seed.hash not in self.hashes), None)
+
+    def new(self, number: int, purpose: str, make: Callable[[str], Candidate], tries: int = TRIES) -> Candidate:
         """`make(key)`, with one key after another while it makes what was proposed before.
 
         In a small space, or near a well searched place, that may be all there is: then the last one, whose result the
         study shares at no cost.
         """
-        for attempt in range(TRIES):
+        for attempt in range(tries if self.options.distinct else 1):
             made = make(f"{self.seed}/{number}/{purpose}/{attempt}")
             if made.hash not in self.hashes:
                 break

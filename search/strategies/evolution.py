@@ -6,18 +6,17 @@ Real et al. 2019, "Regularized Evolution for Image Classifier Architecture Searc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from archc.search.records import Candidate, Proposal
-from archc.search.strategies.base import Base
-from archc.search.strategy import Options, StrategyKind, random
+from archc.search.strategies.base import Base, CommonOptions
+from archc.search.strategy import StrategyKind, random
 
 
-class EvolutionOptions(Options):
+class EvolutionOptions(CommonOptions):
     population: int = Field(20, ge=2, description="how many are alive")
     tournament: int = Field(5, ge=1, description="how many of them compete to be the parent")
     start: Literal["random", "seeds", "mixed"] = Field(
@@ -25,54 +24,42 @@ class EvolutionOptions(Options):
         description="the first population: draws; the user's nets and mutations of them; the user's nets and draws",
     )
     crossover: float = Field(0.0, ge=0, le=1, description="share of children that have two parents")
-    inherit: bool = Field(True, description="a child starts from its parent's weights where its mutation can map them")
-    distinct: bool = Field(True, description="mutate again where a child was proposed before")
 
 
 class Evolution(Base[EvolutionOptions]):
     """Steady state, so that any number of trials may be under way: the population are the feasible trials told last."""
 
     def ask(self, number: int) -> Proposal | None:
-        if self.exhausted and self.options.distinct:
+        if self.exhausted:
             return None
         feasible = self.feasible
         if not feasible or len(feasible) + self.pending < self.options.population:
-            candidate = self._first(number)
+            candidate = self._first(number, feasible)
         else:
-            candidate = self._child(number, feasible[-self.options.population :])
-        if not self.options.inherit:
-            candidate = candidate.model_copy(update={"inherit": None})
+            candidate = self._next(number, feasible[-self.options.population :])
         return Proposal(number=number, candidate=candidate)
 
-    def _first(self, number: int) -> Candidate:
+    def _first(self, number: int, feasible: list[int]) -> Candidate:
         """A member of the first population."""
-        seeds = self.space.seeds() if self.options.start != "random" else ()
-        for seed in seeds:
-            if seed.hash not in self.hashes:
-                return seed
-        told = [n for n in self.feasible if self.candidate(n).origin == "seed"]
+        seed = self.seed_net() if self.options.start != "random" else None
+        if seed is not None:
+            return seed
+        told = [n for n in feasible if self.candidate(n).origin == "seed"]
         if self.options.start == "seeds" and told:
-            return self._mutation(number, told[int(random(self.seed, number, "seed").integers(len(told)))])
-        return self._made(number, "draw", self.space.draw)
+            return self.mutation(number, told[int(random(self.seed, number, "seed").integers(len(told)))])
+        return self.fresh(number)
 
-    def _child(self, number: int, alive: list[int]) -> Candidate:
+    def _next(self, number: int, alive: list[int]) -> Candidate:
         dice = random(self.seed, number, "parents")
         first, second = self._winner(alive, dice), self._winner(alive, dice)
         if first != second and dice.random() < self.options.crossover:
-            parents = (self.candidate(first), self.candidate(second))
-            return self._made(number, "cross", lambda key: self.space.cross((first, second), parents, key))
-        return self._mutation(number, first)
+            return self.child(number, (first, second))
+        return self.mutation(number, first)
 
     def _winner(self, alive: list[int], dice: np.random.Generator) -> int:
         """The best of a random few of those alive."""
         rivals = dice.choice(alive, min(self.options.tournament, len(alive)), replace=False).tolist()
         return int(min(rivals, key=lambda n: (self.loss(n), n)))
-
-    def _mutation(self, number: int, parent: int) -> Candidate:
-        return self._made(number, "mutate", lambda key: self.space.mutate(parent, self.candidate(parent), key))
-
-    def _made(self, number: int, purpose: str, make: Callable[[str], Candidate]) -> Candidate:
-        return self.new(number, purpose, make) if self.options.distinct else make(f"{self.seed}/{number}/{purpose}/0")
 
 
 KIND = StrategyKind("evolution", "mutations of the best of a few; the oldest dies", EvolutionOptions, Evolution)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from archc.ir.diagnostics import CompileError
 from archc.search.goals import Goals, parse_goals
 from archc.search.records import Point, Proposal, Result
 from archc.search.strategies.base import Base
@@ -78,11 +80,23 @@ def differs(kind: StrategyKind, log: Log, goals: Goals, options: Mapping[str, An
     return wrong
 
 
+@pytest.fixture(autouse=True)
+def _optuna(request: pytest.FixtureRequest) -> None:
+    if "tpe" in request.node.name:
+        pytest.importorskip("optuna", reason="the extra `archc[search]` is not installed")
+
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("random", {}),
     ("random", {"distinct": False, "seeds": True}),
     ("evolution", {"population": 8}),
-    ("evolution", {"population": 8, "crossover": 0.5, "inherit": False, "distinct": False}),
+    ("evolution", {"population": 8, "crossover": 0.5, "inherit": True, "distinct": False}),
+    ("nsga2", {"population": 8}),
+    ("halving", {}),
+    ("halving", {"mutate": 0.5, "eta": 2, "rungs": 2}),
+    ("halving", {"asynchronous": False, "width": 6}),
+    ("local", {"starts": 3}),
+    ("tpe", {"startup": 4, "domain": 16}),
 ]
 
 
@@ -91,8 +105,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_a_replayed_prefix_proposes_the_same(name: str, options: dict[str, Any], workers: int, goals: Goals) -> None:
     kind = strategy_kind(name)
-    log = run(make(kind, goals, **options), 40, workers)
-    assert sum(isinstance(r, Proposal) for r in log) == 40
+    count = 12 if name == "tpe" else 40  # Optuna's thoughts take long
+    log = run(make(kind, goals, **options), count, workers)
+    assert sum(isinstance(r, Proposal) for r in log) == count
     assert differs(kind, log, goals, options) == []
 
 
@@ -153,3 +168,11 @@ def test_what_was_never_proposed_cannot_be_told() -> None:
     assert isinstance(strategy, Base)
     with pytest.raises(AssertionError, match="before it was proposed"):
         strategy.tell(Result(number=0, status="finished"))
+
+
+def test_tpe_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(CompileError) as caught:
+        make(strategy_kind("tpe"))
+    assert [d.code for d in caught.value.diagnostics] == ["E0740"]
+    assert "archc[search]" in str(caught.value)
