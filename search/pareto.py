@@ -1,6 +1,6 @@
 """Several objectives at once: who dominates whom, fronts, and how good a front is.
 
-Rows are trials, columns objectives, less is better (`Goals.losses`). Infinite is what is infeasible or was not measured.
+Rows are trials, columns objectives, less is better (`Goals.losses`). Infinite: infeasible, or not measured.
 """
 
 from __future__ import annotations
