@@ -1,0 +1,296 @@
+"""A pool of processes on this machine: the executor that is used unless another is asked for.
+
+A job runs in a process that is forked for it (`archc.search.worker`). What happens to one that fails:
+
+| what                                      | event                                                          |
+|-------------------------------------------|----------------------------------------------------------------|
+| more memory than `memory_mb`              | infeasible: `memory`                                           |
+| longer than `seconds`                     | infeasible: `time`                                             |
+| no report for `patience` seconds          | lost once, then infeasible: `time`                             |
+| segmentation fault, abort, unasked exit   | lost once, then infeasible: `crash`, the signal named          |
+| killed from outside                       | lost, `KILLS` times in all, then infeasible: `crash`           |
+| a diagnostic / another exception          | infeasible: `invalid` / `crash`                                |
+| no room to write                          | CompileError E0735 from `wait`: the study stops, and can go on |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from archc.ir.diagnostics import fail
+from archc.search.executor import Event, Job
+from archc.search.records import Point, Result
+from archc.search.worker import THREADS, read_result, write_result
+
+PATIENCE = 300.0
+"""Seconds without a report until a job counts as hanging."""
+KILLS = 5
+_STARTS = 3  # times in a row that the process of the workers may end before it has done anything
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_CLOSING = 10.0
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: int
+    process: int | None = None
+    curve: list[Point] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Pool:
+    """Processes on this machine, forked from one that has imported what they need.
+
+    `cores` are those that jobs are given, in turns, `threads` each; by default all that this process may use. Where
+    they do not suffice for all workers, nobody is bound to any.
+    """
+
+    def __init__(
+        self, folder: Path, workers: int | None = None, *, cores: list[int] | None = None, patience: float = PATIENCE
+    ) -> None:
+        self.folder, self.patience = folder, patience
+        self.cores = sorted(os.sched_getaffinity(0)) if cores is None else cores
+        self.workers = workers or len(self.cores)
+        self._running: dict[str, _Running] = {}
+        self._losses: Counter[str] = Counter()
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+        self._starts = 0
+        self._events: list[Event] = []
+        self._paused = False
+
+    def submit(self, job: Job) -> None:
+        assert len(self._running) < self.workers, "more jobs than workers"
+        assert job.key not in self._running, "the same work twice at once"
+        slot = min(set(range(self.workers)) - {r.slot for r in self._running.values()})
+        self._running[job.key] = _Running(job, slot)
+        self._order(do="run", job=job.model_dump(mode="json"), cores=self._cores(slot, job.evaluation.threads))
+
+    def wait(self, seconds: float) -> list[Event]:
+        """News, as soon as there is some.
+
+        Raises: CompileError E0735 when a worker finds no room to write, E0737 when workers cannot be started.
+        """
+        end = time.monotonic() + seconds
+        while not self._events and self._running:
+            left = max(0.0, end - time.monotonic())
+            if not self._read(left) and not left:
+                break
+        events, self._events = self._events, []
+        return events
+
+    def pause(self) -> None:
+        """Stop all workers. When this returns they stand still."""
+        if self._nursery is None:
+            return
+        self._paused = False
+        self._order(do="pause")
+        while not self._paused and self._nursery is not None:
+            self._read(1.0)
+
+    def resume(self) -> None:
+        if self._nursery is not None:
+            self._order(do="resume")
+
+    def close(self) -> None:
+        """End all workers, and what they started. What they were at is given up."""
+        nursery, self._nursery = self._nursery, None
+        if nursery is None:
+            return
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        with contextlib.suppress(OSError):
+            nursery.stdin.close()
+        try:
+            nursery.wait(_CLOSING)
+        except subprocess.TimeoutExpired:  # it is importing, or stands still
+            nursery.kill()
+            nursery.wait()
+        self._end_running()
+        nursery.stdout.close()
+        self._running.clear()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _cores(self, slot: int, threads: int) -> list[int]:
+        if self.workers * threads > len(self.cores):
+            return []
+        return self.cores[slot * threads : (slot + 1) * threads]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start the process that jobs are forked from, in a session of its own: Ctrl-C is for us alone."""
+        self._starts += 1
+        self._rest = b""
+        self._nursery = subprocess.Popen(
+            [sys.executable, "-m", "archc.search.worker", str(self.folder), str(self.patience)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | dict.fromkeys(THREADS, "1"),  # it must have no threads: it forks
+            start_new_session=True,
+        )
+        return self._nursery
+
+    def _order(self, **words: Any) -> None:
+        nursery = self._nursery or self._start()
+        assert nursery.stdin is not None
+        try:
+            nursery.stdin.write(json.dumps(words).encode() + b"\n")
+            nursery.stdin.flush()
+        except BrokenPipeError:
+            self._bury()
+
+    def _read(self, seconds: float) -> bool:
+        """Take in what workers say; whether there was anything."""
+        nursery = self._nursery
+        if nursery is None:
+            return False
+        assert nursery.stdout is not None
+        if not select.select([nursery.stdout], [], [], min(seconds, 1.0))[0]:
+            if nursery.poll() is None:
+                return False
+            self._bury()  # somebody else still holds the pipe
+            return True
+        data = os.read(nursery.stdout.fileno(), 1 << 16)
+        if not data:
+            self._bury()
+            return True
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
+        return True
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        if said["kind"] == "paused":
+            self._paused = True
+            return
+        running = self._running.get(said["key"])
+        if running is None:
+            return
+        match said["kind"]:
+            case "started":
+                running.process = said["process"]
+            case "report":
+                running.curve.append(Point.model_validate(said["point"]))
+                self._events.append(Event(key=said["key"], kind="report", point=running.curve[-1]))
+            case "failed":
+                running.failed = {"what": said["what"], "message": said["message"]}
+            case "ended":
+                del self._running[said["key"]]
+                self._starts = 0
+                self._judge(running, said)
+
+    def _judge(self, running: _Running, said: dict[str, Any]) -> None:
+        """What came of a job whose process has ended."""
+        job, status, verdict = running.job, said["status"], said["verdict"]
+        if (result := read_result(self.folder, job.key)) is not None:
+            self._events.append(Event(key=job.key, kind="done", result=result))
+            return
+        limits, last = job.evaluation, (said["words"].splitlines() or [""])[-1]
+        if running.failed:
+            what, message = running.failed["what"], running.failed["message"]
+            if what == "disk":
+                raise fail(
+                    "E0735",
+                    f"a worker found no room to write to `{self.folder}`",
+                    label=message,
+                    help="make room and resume the study: what has finished is kept",
+                )
+            self._infeasible(running, "invalid" if what == "invalid" else "crash", message, said["seconds"])
+        elif verdict == "memory":
+            message = f"more than {limits.memory_mb} MB of resident memory"
+            self._infeasible(running, "memory", message, said["seconds"])
+        elif verdict == "time":
+            self._infeasible(running, "time", f"longer than {limits.seconds:g} s", said["seconds"])
+        else:
+            how = _ending(status) if not verdict else f"no report within {self.patience:g} s"
+            self._losses[job.key] += 1
+            outside = not verdict and -status in _FROM_OUTSIDE
+            times = KILLS if outside else 2
+            message = f"{how}: {last}" if last and not outside else how
+            if self._losses[job.key] < times:
+                self._events.append(Event(key=job.key, kind="lost", message=message))
+            else:
+                self._infeasible(running, "time" if verdict else "crash", f"{message} ({times} times)", said["seconds"])
+
+    def _infeasible(self, running: _Running, reason: str, message: str, seconds: float) -> None:
+        """A result for what its own process can tell no more."""
+        job, curve = running.job, tuple(running.curve)
+        result = Result(
+            number=job.proposal.number,
+            status="infeasible",
+            reason=reason,
+            message=message,
+            curve=curve,
+            samples=curve[-1].samples if curve else 0,
+            seconds=seconds,
+        )
+        write_result(self.folder, job.key, result)
+        self._events.append(Event(key=job.key, kind="done", result=result))
+
+    def _bury(self) -> None:
+        """The process of the workers has ended, and they with it: all are lost, but for those that were through.
+
+        Raises: CompileError E0737 when it never gets to do anything.
+        """
+        nursery, self._nursery = self._nursery, None
+        assert nursery is not None
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        nursery.kill()
+        status = nursery.wait()
+        self._end_running()
+        with contextlib.suppress(OSError):
+            nursery.stdin.close()
+        nursery.stdout.close()
+        gone, self._running = self._running, {}
+        for key in gone:
+            result = read_result(self.folder, key)
+            if result is not None:
+                self._events.append(Event(key=key, kind="done", result=result))
+            else:
+                message = f"with the process of the workers: {_ending(status)}"
+                self._events.append(Event(key=key, kind="lost", message=message))
+        if self._starts >= _STARTS:
+            raise fail(
+                "E0737",
+                "worker processes cannot be started",
+                label=f"{_STARTS} times in a row: {_ending(status)}",
+                help="what they say is on standard error; `archc doctor` tells what works here",
+            )
+
+    def _end_running(self) -> None:
+        """Groups whose heads died with their parent may have members that did not."""
+        for running in self._running.values():
+            if running.process is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(running.process, signal.SIGKILL)
+
+
+def _ending(status: int) -> str:
+    """How a process ended, in words.
+
+    >>> _ending(-11), _ending(3)
+    ('killed by SIGSEGV', 'ended with status 3')
+    """
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
