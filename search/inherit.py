@@ -95,14 +95,9 @@ def _transformed(parent: Graph, weights: Arrays, child: Graph, spec: str, seed: 
     if made.hash != wanted.hash:
         return None
     assert context.weights is not None
-    arrays = {
-        mine.name: context.weights[theirs.name].astype(numpy_dtype(mine.type.dtype))
-        for mine, theirs in zip(wanted.parameters, made.parameters, strict=True)
-    }
-    kept = {
-        mine.name for mine, theirs in zip(wanted.parameters, made.parameters, strict=True) if theirs.name in weights
-    }
-    return Inherited(arrays, _share(child, kept), step.contract.train)
+    pairs = list(zip(wanted.parameters, made.parameters, strict=True))
+    arrays = {m.name: context.weights[t.name].astype(numpy_dtype(m.type.dtype)) for m, t in pairs}
+    return Inherited(arrays, _share(child, {m.name for m, t in pairs if t.name in weights}), step.contract.train)
 
 
 # Laying one network over another

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
-from archc.grammar.draw import Drawn, Space, read_space
+from archc.grammar.choices import Production
+from archc.grammar.draw import Drawn, Space, Trace, read_space
 from archc.grammar.load import load
-from archc.grammar.mutate import Variant, crossings, parts, taking, variants
+from archc.grammar.mutate import Variant, crossings, generator, parts, taking, variants
 from archc.grammar.printer import print_graph
 from archc.ir.canonical import canonical
 from archc.ir.diagnostics import CompileError, fail
+from archc.search.graft import admitted, grafts, transformed
+from archc.search.inherit import TRANSFORM
 from archc.search.records import Candidate
 
-KINDS: Mapping[str, float] = {"resample": 0.4, "production": 0.3, "parameter": 0.2, "exchange": 0.1}
-"""How often each kind of mutation is tried first."""
+KINDS: Mapping[str, float] = {"resample": 0.4, "production": 0.3, "parameter": 0.2, "exchange": 0.1, "transform": 0.25}
+"""How often each kind of mutation is tried first, relative to each other; transforms where the search has some."""
 
 
 class SearchSpace(Protocol):
@@ -24,6 +27,9 @@ class SearchSpace(Protocol):
 
     def draw(self, key: str) -> Candidate:
         """A fresh draw."""
+
+    def redraw(self, trace: Mapping[str, Production], key: str) -> Candidate:
+        """What a trace says, and draws where it says nothing or what it says does not fit."""
 
     def mutate(self, number: int, parent: Candidate, key: str) -> Candidate:
         """Another architecture near trial `number`: never the same one (its hash differs).
@@ -76,25 +82,55 @@ class GrammarSpace:
         self._seeds = tuple(self._seed(path) for path in seeds)
 
     def draw(self, key: str) -> Candidate:
-        return _candidate(self.space.draw(_number(key)), "draw", ())
+        return _candidate(self.space.draw(_number(key)), "draw")
+
+    def redraw(self, trace: Mapping[str, Production], key: str) -> Candidate:
+        return _candidate(self.space.redraw(trace, _number(key)), "draw")
 
     def mutate(self, number: int, parent: Candidate, key: str) -> Candidate:
-        if parent.trace is not None:
-            for variant in variants(self.space, parent.trace, key, self._kinds):
-                found = self._made(variant, f"mutation/{variant.kind}", (number,), {parent.hash})
-                if found is not None:
-                    return found
+        for made in self._mutations(parent, key):
+            if made.hash != parent.hash:
+                return made.model_copy(update={"parents": (number,), "inherit": number})
         raise fail("E0714", f"nothing in space `{self.space.name}` differs from trial {number}",
                    help="is there more than one architecture in it? `archc sample` shows what it holds")  # fmt: skip
+
+    def _mutations(self, parent: Candidate, key: str) -> Iterator[Candidate]:
+        """What mutations lead to, in keyed order; it may be the parent again."""
+        transforms = self._transformed(parent, key)
+        edits = self._grafted(parent, key) if parent.trace is None else self._edited(parent.trace, key)
+        share = self._kinds.get("transform", 0.0) / sum(self._kinds.values()) if self._transforms else 0.0
+        first, second = (transforms, edits) if generator(f"{key}/kind").random() < share else (edits, transforms)
+        yield from first
+        yield from second
+
+    def _edited(self, trace: Trace, key: str) -> Iterator[Candidate]:
+        """Edits of the choices."""
+        for variant in variants(self.space, trace, key, {k: w for k, w in self._kinds.items() if k != "transform"}):
+            made = self._made(variant, f"mutation/{variant.kind}")
+            if made is not None:
+                yield made
+
+    def _grafted(self, parent: Candidate, key: str) -> Iterator[Candidate]:
+        """Stretches drawn anew, where the choices are not known."""
+        for made in grafts(self.space, parent.text, f"{key}/graft"):
+            yield Candidate(text=made.text, hash=made.hash, origin="mutation/graft")
+
+    def _transformed(self, parent: Candidate, key: str) -> Iterator[Candidate]:
+        """Transforms, each at one of its sites."""
+        for i in generator(f"{key}/transform").permutation(len(self._transforms)):
+            for spec, graph in transformed(parent.text, self._transforms[i], f"{key}/transform/{i}"):
+                made = admitted(self.space, graph)
+                if made is not None:
+                    yield Candidate(text=made.text, hash=made.hash, origin=TRANSFORM + spec)
 
     def cross(self, numbers: tuple[int, int], parents: tuple[Candidate, Candidate], key: str) -> Candidate:
         first, second = parents[0].trace, parents[1].trace
         if first is not None and second is not None:
             hashes = {parents[0].hash, parents[1].hash}
             for variant in crossings(self.space, (first, second), key):
-                found = self._made(variant, "crossover", numbers, hashes)
-                if found is not None:
-                    return found
+                made = self._made(variant, "crossover")
+                if made is not None and made.hash not in hashes:
+                    return made.model_copy(update={"parents": numbers, "inherit": numbers[0]})
         return self.mutate(numbers[0], parents[0], key)
 
     def seeds(self) -> tuple[Candidate, ...]:
@@ -105,34 +141,28 @@ class GrammarSpace:
         trace = parent.trace or {}
         for part in parts(self.space, trace).values():
             for other in part.others:
-                made = self._made(
-                    Variant("neighbour", part.path, taking(trace, part.path, other)), "neighbour", (), {parent.hash}
-                )
-                if made is not None and made.trace is not None and made.trace.get(part.path) == other:
+                made = self._made(Variant("neighbour", part.path, taking(trace, part.path, other)), "neighbour")
+                if made is not None and made.hash != parent.hash and (made.trace or {}).get(part.path) == other:
                     found.setdefault(made.hash, made)
         return list(found.values())
 
     def size(self) -> int | None:
         return None
 
-    def _made(self, variant: Variant, origin: str, parents: tuple[int, ...], known: set[str]) -> Candidate | None:
-        """What comes of an edit; None when nothing does, or what is known."""
+    def _made(self, variant: Variant, origin: str) -> Candidate | None:
+        """What comes of an edit; None when nothing does."""
         try:
-            drawn = self.space.redraw(variant.trace, variant.seed)
+            return _candidate(self.space.redraw(variant.trace, variant.seed), origin)
         except CompileError:
             return None
-        made = _candidate(drawn, origin, parents)
-        return None if made.hash in known else made
 
     def _seed(self, path: Path) -> Candidate:
         graph = load(path)
         return Candidate(text=print_graph(graph), hash=canonical(graph).hash, origin="seed")
 
 
-def _candidate(drawn: Drawn, origin: str, parents: tuple[int, ...]) -> Candidate:
-    return Candidate(
-        text=drawn.text, hash=canonical(drawn.graph).hash, origin=origin, trace=drawn.trace, parents=parents
-    )
+def _candidate(drawn: Drawn, origin: str) -> Candidate:
+    return Candidate(text=drawn.text, hash=canonical(drawn.graph).hash, origin=origin, trace=drawn.trace)
 
 
 def _number(key: str) -> int:
