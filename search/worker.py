@@ -32,10 +32,10 @@ from typing import Any, BinaryIO, NoReturn
 
 import psutil
 
-from archc.backends.weights import atomic_file
 from archc.ir.diagnostics import CompileError
 from archc.search.executor import Job
-from archc.search.records import Point, Result
+from archc.search.records import Point
+from archc.search.vault import read_result, write_result
 from archc.search.work import work_of
 
 TICK = 0.05
@@ -45,27 +45,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOG_BYTES, _LAST_WORDS = 1 << 24, 4096
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS")
-
-
-def result_path(folder: Path, key: str) -> Path:
-    """Where the result of a piece of work stands."""
-    return folder / "results" / f"{key}.json"
-
-
-def read_result(folder: Path, key: str) -> Result | None:
-    """The result of a piece of work that has been done."""
-    try:
-        return Result.model_validate_json(result_path(folder, key).read_bytes())
-    except FileNotFoundError:
-        return None
-
-
-def write_result(folder: Path, key: str, result: Result) -> None:
-    """From here on the work is done, whatever happens to who did it. Raises: CompileError (E0608)."""
-    path = result_path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(result.model_dump_json(), encoding="utf-8")
 
 
 def main(folder: Path, patience: float) -> None:

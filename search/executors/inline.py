@@ -8,8 +8,8 @@ from pathlib import Path
 
 from archc.search.executor import Event, Job
 from archc.search.records import Point
+from archc.search.vault import make, read_result, write_result
 from archc.search.work import work_of
-from archc.search.worker import read_result, write_result
 
 
 class Inline:
@@ -19,6 +19,7 @@ class Inline:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        make(folder)
         self._jobs: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:

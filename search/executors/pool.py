@@ -10,7 +10,7 @@ A job runs in a process that is forked for it (`archc.search.worker`). What happ
 | segmentation fault, abort, unasked exit   | lost once, then infeasible: `crash`, the signal named          |
 | killed from outside                       | lost, `KILLS` times in all, then infeasible: `crash`           |
 | a diagnostic / another exception          | infeasible: `invalid` / `crash`                                |
-| no room to write                          | CompileError E0735 from `wait`: the study stops, and can go on |
+| no room to write                          | CompileError E0728 from `wait`: the study stops, and can go on |
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from typing import Any
 from archc.ir.diagnostics import fail
 from archc.search.executor import Event, Job
 from archc.search.records import Point, Result
-from archc.search.worker import THREADS, read_result, write_result
+from archc.search.store import full
+from archc.search.vault import make, read_result, write_result
+from archc.search.worker import THREADS
 
 PATIENCE = 300.0
 """Seconds without a report until a job counts as hanging."""
@@ -62,6 +64,7 @@ class Pool:
         self, folder: Path, workers: int | None = None, *, cores: list[int] | None = None, patience: float = PATIENCE
     ) -> None:
         self.folder, self.patience = folder, patience
+        make(folder)
         self.cores = sorted(os.sched_getaffinity(0)) if cores is None else cores
         self.workers = workers or len(self.cores)
         self._running: dict[str, _Running] = {}
@@ -82,7 +85,7 @@ class Pool:
     def wait(self, seconds: float) -> list[Event]:
         """News, as soon as there is some.
 
-        Raises: CompileError E0735 when a worker finds no room to write, E0737 when workers cannot be started.
+        Raises: CompileError E0728 when a worker finds no room to write, E0737 when workers cannot be started.
         """
         end = time.monotonic() + seconds
         while not self._events and self._running:
@@ -208,12 +211,7 @@ class Pool:
         if running.failed:
             what, message = running.failed["what"], running.failed["message"]
             if what == "disk":
-                raise fail(
-                    "E0735",
-                    f"a worker found no room to write to `{self.folder}`",
-                    label=message,
-                    help="make room and resume the study: what has finished is kept",
-                )
+                raise full(self.folder, message)
             self._infeasible(running, "invalid" if what == "invalid" else "crash", message, said["seconds"])
         elif verdict == "memory":
             message = f"more than {limits.memory_mb} MB of resident memory"
