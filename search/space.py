@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
 from archc.grammar.choices import Production
 from archc.grammar.draw import Drawn, Space, Trace, read_space
+from archc.grammar.enumerate import count, listing
 from archc.grammar.load import load
 from archc.grammar.mutate import Variant, crossings, generator, parts, taking, variants
 from archc.grammar.printer import print_graph
@@ -20,6 +22,10 @@ from archc.search.records import Candidate
 
 KINDS: Mapping[str, float] = {"resample": 0.4, "production": 0.3, "parameter": 0.2, "exchange": 0.1, "transform": 0.25}
 """How often each kind of mutation is tried first, relative to each other; transforms where the search has some."""
+
+
+LISTED = 4096
+"""Derivations of a space that is listed to count its architectures."""
 
 
 class SearchSpace(Protocol):
@@ -45,10 +51,10 @@ class SearchSpace(Protocol):
         """Nets of the user's to begin with."""
 
     def neighbours(self, parent: Candidate) -> list[Candidate]:
-        """In a closed space: all that differ in one choice, in a fixed order."""
+        """All that differ in one choice, in a fixed order; of a `range`, those a step away."""
 
     def size(self) -> int | None:
-        """How many architectures there are, where that can be counted; None for an open space."""
+        """How many architectures there are, when they can be listed; None for a large or open space."""
 
 
 def open_space(
@@ -147,7 +153,14 @@ class GrammarSpace:
         return list(found.values())
 
     def size(self) -> int | None:
-        return None
+        return self._size
+
+    @cached_property
+    def _size(self) -> int | None:
+        derivations = count(self.space).exact
+        if derivations is None or derivations > LISTED:
+            return None
+        return len({canonical(d.graph).hash for d in listing(self.space)})
 
     def _made(self, variant: Variant, origin: str) -> Candidate | None:
         """What comes of an edit; None when nothing does."""
