@@ -29,14 +29,14 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 class Synthetic(Record):
     """How a synthetic job goes.
 
-    seconds   of sleep at fidelity 1
+    takes     seconds, at fidelity 1
     points    of its learning curve
     faults    fault -> share of the candidates that suffer it, chosen by their hashes, on every try
     once      a folder where each faulty candidate leaves a mark, and does not fail when it finds it
     megabytes that `memory` takes, and `disk` writes
     """
 
-    seconds: float = 0.0
+    takes: float = 0.0
     points: int = Field(3, ge=1)
     faults: Mapping[Fault, float] = {}
     once: str | None = None
@@ -63,7 +63,7 @@ def evaluate(job: Job, folder: Path, report: Report) -> Result:
     samples = max(how.points, round(64 * job.evaluation.steps * job.proposal.fidelity))
     curve = []
     for turn in range(1, how.points + 1):
-        time.sleep(how.seconds * job.proposal.fidelity / how.points)
+        time.sleep(how.takes * job.proposal.fidelity / how.points)
         if turn == (how.points + 1) // 2 and (fault := _fault(how, candidate)):
             _suffer(fault, how, folder)
         curve.append(Point(samples=samples * turn // how.points, score=score * turn / how.points))

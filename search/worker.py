@@ -11,7 +11,6 @@ and go out (pipe on fd 1):   started, report, failed (of a job), ended, paused
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import faulthandler
 import gc
@@ -34,6 +33,7 @@ import psutil
 
 from archc.ir.diagnostics import CompileError
 from archc.search.executor import Job
+from archc.search.processes import adopt_orphans, die_with, end_group
 from archc.search.records import Point
 from archc.search.vault import read_result, write_result
 from archc.search.work import work_of
@@ -43,7 +43,6 @@ TICK = 0.05
 _TICKS_PER_FAMILY = 10  # what a job started is counted in every so many ticks: finding it takes longer
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOG_BYTES, _LAST_WORDS = 1 << 24, 4096
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS")
 
 
@@ -52,7 +51,7 @@ def main(folder: Path, patience: float) -> None:
     replies = os.dup(1)  # whatever libraries print is no reply
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to heed
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what a job left behind becomes ours to end
+    adopt_orphans()  # what a job left behind becomes ours to end
     Nursery(folder, patience, replies).serve()
 
 
@@ -107,7 +106,7 @@ class Nursery:
                 self.watch()
         finally:
             for child in self.children.values():
-                _end_group(child.process)
+                end_group(child.process)
             self.end_strays()
 
     def say(self, key: str, kind: str, **words: Any) -> None:
@@ -138,7 +137,7 @@ class Nursery:
         sign[:] = struct.pack("d", time.monotonic())
         parent, process = os.getpid(), os.fork()
         if process == 0:
-            _die_with(parent)
+            die_with(parent)
             _work(job, self.folder, cores, log.fileno(), sign, self.replies)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(process, process)  # as the child does: whoever comes first
@@ -200,12 +199,12 @@ class Nursery:
             elif now - struct.unpack("d", child.sign[:])[0] > self.patience:
                 child.verdict = "hang"
             if child.verdict:
-                _end_group(child.process)
+                end_group(child.process)
 
     def reap(self) -> None:
         """Say which jobs have ended, and how."""
         while (ended := _ended()) is not None:
-            _end_group(ended)  # what it started and left; its number is still taken, so nobody else is hit
+            end_group(ended)  # what it started and left; its number is still taken, so nobody else is hit
             status = os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1])
             child = self.children.pop(ended, None)
             if child is None:
@@ -305,13 +304,6 @@ def _ended() -> int | None:
     return found.si_pid if found else None
 
 
-def _end_group(process: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(process, signal.SIGKILL)  # where it had not yet made its group
-
-
 def _resident(process: int, family: bool) -> int:
     """Bytes of memory that a process takes, with those of what it started."""
     total = 0
@@ -323,17 +315,6 @@ def _resident(process: int, family: bool) -> int:
     except psutil.Error:
         pass  # it has ended
     return total
-
-
-def _die_with(parent: int) -> None:
-    """Have this process killed when its parent ends, which it may have done already."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from typing import Any
 
 from archc.ir.diagnostics import fail
 from archc.search.executor import Event, Job
+from archc.search.processes import end_group, ending
 from archc.search.records import Point, Result
 from archc.search.store import full
 from archc.search.vault import make, read_result, write_result
@@ -219,7 +220,7 @@ class Pool:
         elif verdict == "time":
             self._infeasible(running, "time", f"longer than {limits.seconds:g} s", said["seconds"])
         else:
-            how = _ending(status) if not verdict else f"no report within {self.patience:g} s"
+            how = ending(status) if not verdict else f"no report within {self.patience:g} s"
             self._losses[job.key] += 1
             outside = not verdict and -status in _FROM_OUTSIDE
             times = KILLS if outside else 2
@@ -265,13 +266,13 @@ class Pool:
             if result is not None:
                 self._events.append(Event(key=key, kind="done", result=result))
             else:
-                message = f"with the process of the workers: {_ending(status)}"
+                message = f"with the process of the workers: {ending(status)}"
                 self._events.append(Event(key=key, kind="lost", message=message))
         if self._starts >= _STARTS:
             raise fail(
                 "E0737",
                 "worker processes cannot be started",
-                label=f"{_STARTS} times in a row: {_ending(status)}",
+                label=f"{_STARTS} times in a row: {ending(status)}",
                 help="what they say is on standard error; `archc doctor` tells what works here",
             )
 
@@ -279,16 +280,4 @@ class Pool:
         """Groups whose heads died with their parent may have members that did not."""
         for running in self._running.values():
             if running.process is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(running.process, signal.SIGKILL)
-
-
-def _ending(status: int) -> str:
-    """How a process ended, in words.
-
-    >>> _ending(-11), _ending(3)
-    ('killed by SIGSEGV', 'ended with status 3')
-    """
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
+                end_group(running.process)

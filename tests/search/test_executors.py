@@ -153,7 +153,7 @@ def test_what_a_job_leaves_behind_is_ended(pool: Pool) -> None:
 
 def test_a_killed_worker_process_loses_nothing(tmp_path: Path, pool: Pool) -> None:
     for n in range(2):
-        pool.submit(job(n, seconds=30.0))
+        pool.submit(job(n, takes=300.0, points=600))
     while not pool.wait(10.0):  # a report: it is in the middle
         pass
     assert pool._nursery is not None
@@ -177,7 +177,7 @@ from test_executors import job
 from archc.search.executors.pool import Pool
 pool = Pool(Path(sys.argv[1]), 2)
 for n in range(2):
-    pool.submit(job(n, seconds=600.0, points=600))
+    pool.submit(job(n, takes=600.0, points=600))
 while len(pool._running) != 2 or not all(r.curve for r in pool._running.values()):
     pool.wait(10.0)
 print("under way", flush=True)
@@ -237,7 +237,7 @@ def test_jobs_have_cores_of_their_own_where_there_are_enough(tmp_path: Path) -> 
         pytest.skip("needs two cores")
     with Pool(tmp_path, 2, cores=here[:2]) as pool:
         for n in range(2):
-            pool.submit(job(n, seconds=60.0, points=60))
+            pool.submit(job(n, takes=60.0, points=60))
         while not all(r.curve for r in pool._running.values()):
             pool.wait(10.0)
         bound = {tuple(os.sched_getaffinity(r.process or 0)) for r in pool._running.values()}
