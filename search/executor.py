@@ -13,7 +13,9 @@ class Job(Record):
     """All that a worker needs to know. Plain data, no state: whoever gets it does the same work.
 
     key       address of the work (`archc.search.keys.train_key`): its result file is `results/KEY.json` of the study
-    start     file in the study's vault with weights to start from (of a parent or of an earlier rung), or None
+    start     SHA-256 of the weights in the study's vault to start from: of the trial that the proposal `continues`, or
+              else of the parent that the candidate inherits from. None: a fresh start
+    parent    the program that `start` are the weights of, where that is the parent
     curves    learning curves of earlier trials: what early stopping judges this one by
     """
 
@@ -21,6 +23,7 @@ class Job(Record):
     proposal: Proposal
     evaluation: Evaluation
     start: str | None = None
+    parent: str | None = None
     curves: tuple[tuple[Point, ...], ...] = ()
     options: Mapping[str, Any] = {}
 

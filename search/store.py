@@ -1,10 +1,11 @@
 """The log of a study: one SQLite file to which events are appended, and nothing is ever changed.
 
-One process writes (the coordinator, who holds the study's lock); any number read meanwhile, as `archc study watch` does.
+One process writes (the coordinator, who holds the study's lock); any number read meanwhile, as `archc study watch`
+does.
 
 What survives: an event whose `append` has returned survives the death of the process, kill -9 included. Power loss may
-take the last events, back to the last one that ended a trial: these are synced to the disk (`DURABLE`). The file is never
-torn: SQLite's write-ahead log holds whole transactions or none, and one `append` is one transaction.
+take the last events, back to the last one that ended a trial: those are synced to the disk (`DURABLE`). The file is
+never torn: SQLite's write-ahead log holds whole transactions or none, and one `append` is one transaction.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import os
 import secrets
 import socket
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,14 +102,14 @@ class Store:
         path = folder / LOG
         temporary = folder / f".{LOG}.{secrets.token_hex(8)}"
         try:
-            with _writing(folder), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            with writing(folder), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
                 connection.execute("INSERT INTO config VALUES (?)", (config,))
             os.link(temporary, path)  # unlike a rename, it fails when there is one
         except FileExistsError:
-            raise _occupied(folder) from None
+            raise occupied(folder) from None
         finally:
             for left in folder.glob(f"{temporary.name}*"):
                 left.unlink(missing_ok=True)
@@ -120,19 +120,11 @@ class Store:
 
         Raises: CompileError: E0725 for one of another version, E0729 when there is none, or it is damaged.
         """
-        path = folder / LOG
-        if not path.is_file():
-            raise fail(
-                "E0729",
-                f"there is no study in `{folder}`",
-                label=f"it has no `{LOG}`",
-                help="`archc search … --study DIR` begins one",
-                exit_code=2,
-            )
+        path = demand(folder)
         try:
             return Store(folder, _connect(path, readonly))
         except sqlite3.DatabaseError as error:
-            raise _damaged(path, str(error)) from error
+            raise damaged(path, str(error)) from error
 
     @property
     def config(self) -> str:
@@ -143,7 +135,7 @@ class Store:
         """Log events, all of them or none. Raises: CompileError (E0728) when the disk is full."""
         now = time.time()
         synchronous = "FULL" if any(e.kind in DURABLE for e in events) else "NORMAL"
-        with _writing(self.folder):
+        with writing(self.folder):
             if synchronous != self._synchronous:
                 self._connection.execute(f"PRAGMA synchronous = {synchronous}")
                 self._synchronous = synchronous
@@ -172,7 +164,7 @@ class Store:
             for row in self._connection.execute(query, (after,)):
                 yield Entry(*row)
         except sqlite3.DatabaseError as error:
-            raise _damaged(self.folder / LOG, str(error)) from error
+            raise damaged(self.folder / LOG, str(error)) from error
 
     def close(self) -> None:
         self._connection.close()
@@ -193,7 +185,7 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
             ((application,),) = connection.execute("PRAGMA application_id").fetchall()
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         if application != _APPLICATION:
-            raise _damaged(path, "it is the database of another program")
+            raise damaged(path, "it is the database of another program")
         if version != VERSION:
             raise fail(
                 "E0725",
@@ -204,7 +196,7 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
         if not readonly:
             ((sound,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
             if sound != "ok":
-                raise _damaged(path, str(sound).splitlines()[-1])
+                raise damaged(path, str(sound).splitlines()[-1])
             connection.execute("PRAGMA journal_mode = WAL")
     except BaseException:
         connection.close()
@@ -213,7 +205,8 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """What the disk refuses in here is told as E0728."""
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
@@ -232,13 +225,27 @@ def full(folder: Path, why: str) -> CompileError:
     )
 
 
-def _damaged(path: Path, why: str) -> CompileError:
+def demand(folder: Path) -> Path:
+    """The log of the study in a folder. Raises: CompileError (E0729) when there is none."""
+    path = folder / LOG
+    if not path.is_file():
+        raise fail(
+            "E0729",
+            f"there is no study in `{folder}`",
+            label=f"it has no `{LOG}`",
+            help="`archc search … --study DIR` begins one",
+            exit_code=2,
+        )
+    return path
+
+
+def damaged(path: Path, why: str) -> CompileError:
     return fail(
         "E0729", f"`{path}` is not the log of a study, or it is damaged", label=why, help="restore it from a copy"
     )
 
 
-def _occupied(folder: Path) -> CompileError:
+def occupied(folder: Path) -> CompileError:
     return fail(
         "E0730",
         f"there is a study in `{folder}` already",
@@ -251,7 +258,7 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         """Raises: CompileError: E0726 while another process holds it, E0728 when it cannot be written."""
-        with _writing(folder):
+        with writing(folder):
             self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -265,11 +272,10 @@ class Lock:
                 help="wait for it or end it; `archc study watch` shows how it goes",
             ) from None
         _held.add(self._file)
-        with _writing(folder):
+        with writing(folder):
             os.ftruncate(self._file, 0)
             since = time.strftime("%Y-%m-%d %H:%M:%S")
-            command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])[:200]
-            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})".encode(), 0)
+            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode(), 0)
 
     def release(self) -> None:
         if self._file in _held:
