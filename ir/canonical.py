@@ -13,7 +13,7 @@ parameters in the order of a walk from the outputs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from archc.ir.clone import clone
 from archc.ir.dead import has_dead_code, remove_dead_code
 from archc.ir.dims import Dim, Expr, substitute, symbol
 from archc.ir.graph import Graph, Node, Parameter, Value
+from archc.ir.op import Bound, Call, OpDef
 from archc.ir.ops.shape import IDENTITY
 from archc.ir.types import TensorType
 
@@ -187,21 +188,27 @@ class _Canonicaliser:
     def params(self, node: Node) -> str:
         text = self.texts.get(node)
         if text is None:
-            spelled = node.op.spelled(node.call, node.bound) if node.op.spelled is not None else {}
-            written = {
-                name: value
-                for name, info in type(node.params).model_fields.items()
-                if (value := getattr(node.params, name)) != info.default or name not in node.params.added
-            }
-            text = self.texts[node] = ",".join(f"{k}={self.field(v)!r}" for k, v in {**written, **spelled}.items())
+            text = self.texts[node] = params_text(node.op, node.call, node.bound, self.renamed)
         return text
 
-    def field(self, value: Any) -> Any:
-        if isinstance(value, Expr):
-            return substitute(value, self.renamed)
-        if isinstance(value, tuple):
-            return tuple(self.field(v) for v in value)
-        return value
+
+def params_text(op: OpDef[Any], call: Call[Any], bound: Bound, renamed: Mapping[str, Dim]) -> str:
+    """The parameters of a node in the canonical form: spelled out, symbols renamed."""
+    spelled = op.spelled(call, bound) if op.spelled is not None else {}
+    written = {
+        name: value
+        for name, info in type(call.params).model_fields.items()
+        if (value := getattr(call.params, name)) != info.default or name not in call.params.added
+    }
+    return ",".join(f"{k}={_field(v, renamed)!r}" for k, v in {**written, **spelled}.items())
+
+
+def _field(value: Any, renamed: Mapping[str, Dim]) -> Any:
+    if isinstance(value, Expr):
+        return substitute(value, renamed)
+    if isinstance(value, tuple):
+        return tuple(_field(v, renamed) for v in value)
+    return value
 
 
 class _Writer:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from archc.ir.dims import Dim, product, total
 from archc.ir.graph import Graph, Node, Parameter
-from archc.ir.op import Bound
+from archc.ir.op import Bound, Call, OpDef
 from archc.ir.signature import Size, atoms
 from archc.ir.types import BYTES
 
@@ -65,13 +66,18 @@ def graph_flops(graph: Graph) -> Dim:
 
 def node_flops(node: Node) -> Dim:
     """The operations of one node, its regions included."""
-    rule = node.op.flops
+    return bound_flops(node.op, node.call, node.bound)
+
+
+def bound_flops(op: OpDef[Any], call: Call[Any], bound: Bound) -> Dim:
+    """The operations of an op that is applied to operand types."""
+    rule = op.flops
     if rule == "contraction":
-        return contraction_flops(node.bound)
+        return contraction_flops(bound)
     if isinstance(rule, int):
-        return rule * node.bound.results[0].size if rule else 0
+        return rule * bound.results[0].size if rule else 0
     assert callable(rule)
-    return rule(node.call, node.bound)
+    return rule(call, bound)
 
 
 def contraction_flops(bound: Bound) -> Dim:
