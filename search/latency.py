@@ -10,18 +10,13 @@ percentile, and a bootstrap interval of the median.
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from archc.search.processes import ending
+from archc.search.processes import Companion, Ended, Words, ending
 from archc.search.records import Record
 
 SECONDS = 0.25
@@ -91,7 +86,7 @@ class Stopwatch:
 
     def __init__(self, cores: Sequence[int] | None = None) -> None:
         self.cores = sorted(os.sched_getaffinity(0)) if cores is None else list(cores)
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Companion | None = None
 
     def measure(
         self,
@@ -116,50 +111,30 @@ class Stopwatch:
         here: dict[str, Any] = {"batch": batch, "threads": threads, "cores": tuple(answer["cores"])}
         return [Latency(**one, **here) if "failure" in one else summarise(**one, **here) for one in answer["measured"]]
 
-    def _ask(self, order: dict[str, Any], patience: float) -> dict[str, Any] | str:
+    def _ask(self, order: Words, patience: float) -> Words | str:
         """The answer of the measuring process; or how it ended."""
-        line = json.dumps(order).encode() + b"\n"
-        try:
-            return self._answer(self._write(line), patience)
-        except BrokenPipeError:  # it had died while it had nothing to do
-            self.close()
-            return self._answer(self._write(line), patience)
-
-    def _write(self, line: bytes) -> subprocess.Popen[bytes]:
-        if self._child is None:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "archc.search.latency_worker", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,
-            )
-        assert self._child.stdin is not None
-        self._child.stdin.write(line)
-        self._child.stdin.flush()
-        return self._child
-
-    def _answer(self, child: subprocess.Popen[bytes], patience: float) -> dict[str, Any] | str:
-        assert child.stdout is not None
-        end, said = time.monotonic() + patience, b""
-        while not said.endswith(b"\n"):
-            if not select.select([child.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                self.close()
-                return f"no answer within {patience:g} s"
-            data = os.read(child.stdout.fileno(), 1 << 16)
-            if not data:
-                self._child, status = None, child.wait()
-                child.communicate()
-                return f"the measuring process {ending(status)}"
-            said += data
-        answer: dict[str, Any] = json.loads(said)
-        return answer
+        for fresh in (False, True):
+            if self._child is None:
+                self._child, fresh = Companion("archc.search.latency_worker", os.getpid()), True
+            try:
+                self._child.tell(**order)
+                answers = self._child.hear(patience)
+            except Ended as ended:
+                self._child = None
+                if fresh:  # else it may have died while it had nothing to do
+                    return f"the measuring process {ending(ended.args[0])}"
+                continue
+            if answers:
+                return answers[0]
+            break
+        self.close()
+        return f"no answer within {patience:g} s"
 
     def close(self) -> None:
         """End the measuring process."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.communicate()
+        if self._child is not None:
+            self._child.end()
+            self._child = None
 
     def __enter__(self) -> Stopwatch:
         return self

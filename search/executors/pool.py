@@ -15,13 +15,8 @@ A job runs in a process that is forked for it (`archc.search.worker`). What happ
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -31,7 +26,7 @@ from typing import Any
 
 from archc.ir.diagnostics import fail
 from archc.search.executor import Event, Job
-from archc.search.processes import end_group, ending
+from archc.search.processes import Companion, Ended, Words, end_group, ending
 from archc.search.records import Point, Result
 from archc.search.store import full
 from archc.search.vault import make, read_result, write_result
@@ -70,7 +65,7 @@ class Pool:
         self.workers = workers or len(self.cores)
         self._running: dict[str, _Running] = {}
         self._losses: Counter[str] = Counter()
-        self._nursery: subprocess.Popen[bytes] | None = None
+        self._nursery: Companion | None = None
         self._rest = b""
         self._starts = 0
         self._events: list[Event] = []
@@ -111,20 +106,10 @@ class Pool:
 
     def close(self) -> None:
         """End all workers, and what they started. What they were at is given up."""
-        nursery, self._nursery = self._nursery, None
-        if nursery is None:
-            return
-        assert nursery.stdin is not None
-        assert nursery.stdout is not None
-        with contextlib.suppress(OSError):
-            nursery.stdin.close()
-        try:
-            nursery.wait(_CLOSING)
-        except subprocess.TimeoutExpired:  # it is importing, or stands still
-            nursery.kill()
-            nursery.wait()
+        if self._nursery is not None:
+            self._nursery.end(_CLOSING)
+            self._nursery = None
         self._end_running()
-        nursery.stdout.close()
         self._running.clear()
 
     def __enter__(self) -> Pool:
@@ -140,49 +125,30 @@ class Pool:
             return []
         return self.cores[slot * threads : (slot + 1) * threads]
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """Start the process that jobs are forked from, in a session of its own: Ctrl-C is for us alone."""
-        self._starts += 1
-        self._rest = b""
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "archc.search.worker", str(self.folder), str(self.patience)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | dict.fromkeys(THREADS, "1"),  # it must have no threads: it forks
-            start_new_session=True,
-        )
-        return self._nursery
-
     def _order(self, **words: Any) -> None:
-        nursery = self._nursery or self._start()
-        assert nursery.stdin is not None
+        if self._nursery is None:
+            self._starts += 1
+            quiet = dict.fromkeys(THREADS, "1")  # it must have no threads, as it forks
+            self._nursery = Companion("archc.search.worker", self.folder, self.patience, env=quiet)
         try:
-            nursery.stdin.write(json.dumps(words).encode() + b"\n")
-            nursery.stdin.flush()
-        except BrokenPipeError:
-            self._bury()
+            self._nursery.tell(**words)
+        except Ended as ended:
+            self._bury(ended.args[0])
 
     def _read(self, seconds: float) -> bool:
         """Take in what workers say; whether there was anything."""
-        nursery = self._nursery
-        if nursery is None:
+        if self._nursery is None:
             return False
-        assert nursery.stdout is not None
-        if not select.select([nursery.stdout], [], [], min(seconds, 1.0))[0]:
-            if nursery.poll() is None:
-                return False
-            self._bury()  # somebody else still holds the pipe
+        try:
+            said = self._nursery.hear(seconds)
+        except Ended as ended:
+            self._bury(ended.args[0])
             return True
-        data = os.read(nursery.stdout.fileno(), 1 << 16)
-        if not data:
-            self._bury()
-            return True
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._hear(json.loads(line))
-        return True
+        for words in said:
+            self._hear(words)
+        return bool(said)
 
-    def _hear(self, said: dict[str, Any]) -> None:
+    def _hear(self, said: Words) -> None:
         if said["kind"] == "paused":
             self._paused = True
             return
@@ -202,7 +168,7 @@ class Pool:
                 self._starts = 0
                 self._judge(running, said)
 
-    def _judge(self, running: _Running, said: dict[str, Any]) -> None:
+    def _judge(self, running: _Running, said: Words) -> None:
         """What came of a job whose process has ended."""
         job, status, verdict = running.job, said["status"], said["verdict"]
         if (result := read_result(self.folder, job.key)) is not None:
@@ -245,21 +211,13 @@ class Pool:
         write_result(self.folder, job.key, result)
         self._events.append(Event(key=job.key, kind="done", result=result))
 
-    def _bury(self) -> None:
+    def _bury(self, status: int) -> None:
         """The process of the workers has ended, and they with it: all are lost, but for those that were through.
 
         Raises: CompileError E0737 when it never gets to do anything.
         """
-        nursery, self._nursery = self._nursery, None
-        assert nursery is not None
-        assert nursery.stdin is not None
-        assert nursery.stdout is not None
-        nursery.kill()
-        status = nursery.wait()
+        self._nursery = None
         self._end_running()
-        with contextlib.suppress(OSError):
-            nursery.stdin.close()
-        nursery.stdout.close()
         gone, self._running = self._running, {}
         for key in gone:
             result = read_result(self.folder, key)

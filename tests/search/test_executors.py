@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -147,7 +146,7 @@ with Pool(Path(sys.argv[1]), 1) as pool:
 def test_what_a_job_leaves_behind_is_ended(pool: Pool) -> None:
     run_all(pool, [job(0, faults={"children": 1.0})])
     assert pool._nursery is not None
-    _, alive = psutil.wait_procs(psutil.Process(pool._nursery.pid).children(recursive=True), timeout=LONG)
+    _, alive = psutil.wait_procs(psutil.Process(pool._nursery.process.pid).children(recursive=True), timeout=LONG)
     assert alive == []
 
 
@@ -157,8 +156,8 @@ def test_a_killed_worker_process_loses_nothing(tmp_path: Path, pool: Pool) -> No
     while not pool.wait(10.0):  # a report: it is in the middle
         pass
     assert pool._nursery is not None
-    workers = psutil.Process(pool._nursery.pid).children()
-    pool._nursery.send_signal(signal.SIGKILL)
+    workers = psutil.Process(pool._nursery.process.pid).children()
+    pool._nursery.process.kill()
     events: list[Event] = []
     while len([e for e in events if e.kind == "lost"]) < 2:
         events += pool.wait(10.0)
@@ -209,7 +208,7 @@ def test_a_pause_stands_still_and_does_not_count(tmp_path: Path) -> None:
             pool.wait(10.0)
         pool.pause()
         assert pool._nursery is not None
-        workers = psutil.Process(pool._nursery.pid).children()
+        workers = psutil.Process(pool._nursery.process.pid).children()
         before = [w.cpu_times().user for w in workers]
         assert {w.status() for w in workers} == {psutil.STATUS_STOPPED}
         assert pool.wait(5.0) == []  # longer than they may take; nothing is told either

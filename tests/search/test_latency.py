@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,8 +59,8 @@ def test_what_is_larger_takes_longer(compiled: Callable[[int], Path], tmp_path: 
         assert child is not None
         stopwatch.measure([compiled(16)])
         assert stopwatch._child is child
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        child.process.kill()
+        child.process.wait()
         (again,) = stopwatch.measure([compiled(16)])
         assert again.failure == ""
         assert again.median_ms > 0
