@@ -13,10 +13,12 @@ from archc.backends.torch.training import load_task
 from archc.backends.torch.training.composed import (
     AddDigitsConfig,
     ComposedConfig,
+    MultDigitsConfig,
     TilesConfig,
     four_tiles,
+    products,
     sources,
-    three_each,
+    sums,
 )
 from archc.backends.torch.training.datasets import stratified_split
 from archc.ir.diagnostics import CompileError
@@ -30,7 +32,10 @@ def rows(spec: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-@pytest.mark.parametrize(("config", "draw"), [(AddDigitsConfig(copies=1), three_each), (TilesConfig(), four_tiles)])
+DRAWS = [(AddDigitsConfig(copies=1), sums), (TilesConfig(), four_tiles), (MultDigitsConfig(), products)]
+
+
+@pytest.mark.parametrize(("config", "draw"), DRAWS)
 def test_no_source_digit_stands_on_two_sides(config: ComposedConfig, draw: Callable) -> None:
     def shared(parts: dict[str, np.ndarray]) -> int:
         train, val, test = (set(parts[name].ravel().tolist()) for name in ("train", "val", "test"))
@@ -46,8 +51,11 @@ def test_no_source_digit_stands_on_two_sides(config: ComposedConfig, draw: Calla
 
 
 def test_labels_are_those_of_the_digits_shown() -> None:
-    for digits, sums in sources(AddDigitsConfig(), three_each).values():
-        assert np.array_equal(CLASSES[digits].sum(1), sums)
+    for digits, labels in sources(AddDigitsConfig(), sums).values():
+        assert np.array_equal(CLASSES[digits].sum(1), labels)
+    for digits, labels in sources(MultDigitsConfig(), products).values():
+        assert np.array_equal(CLASSES[digits].prod(1) % 10, labels)
+        assert np.ptp(np.bincount(labels, minlength=10)) <= 1
     for digits, labels in sources(TilesConfig(), four_tiles).values():
         assert [len(set(row)) - 1 for row in CLASSES[digits]] == labels.tolist()
         assert np.bincount(labels).min() > 0.2 * len(labels)
@@ -66,7 +74,7 @@ def test_every_digit_is_shown_in_its_channel_or_tile() -> None:
 
 
 def test_a_task_is_drawn_from_its_seed_alone() -> None:
-    for name in ("add_digits", "tiles"):
+    for name in ("add_digits", "mult_digits", "tiles"):
         first, again, other = (load_task(f"{name}?copies=1{seed}") for seed in ("", "&seed=0", "&seed=1"))
         assert first.data_sha256 == again.data_sha256 != other.data_sha256
         assert first.key == again.key
