@@ -249,14 +249,17 @@ class _Counter:
         if isinstance(node, Choose):
             return self.choice(node.alternatives)
         if isinstance(node, Range):
-            return self.range(node)
+            values = self._values(node)
+            return ENDLESS if values is None else Count.of(len(values))
         if isinstance(node, If):
             condition = self.value(node.condition, None)
             ways = ((node.consequent, condition is not False), (node.alternative, condition is not True))
             return self.of(node.condition) * max((self.of(n) for n, open_ in ways if open_), key=lambda c: c.log10)
-        if isinstance(node, Repeat) and node.index is not None:
-            times = self.value(node.arguments[0], 1) if node.arguments else 1
-            return _product(map(self.of, node.arguments)) * self.of(node.body) ** (times if type(times) is int else 1)
+        if isinstance(node, Repeat) and node.index is not None and node.arguments:
+            body, found = self.of(node.body), NONE
+            for times, derived in self.numbers(node.arguments[0]):
+                found = found + derived * body**times
+            return found
         if isinstance(node, Call) and isinstance(node.callee, Ref):
             return self.of(node.callee) * _product(map(self.of, (*node.arguments, *node.keywords)))
         return _product(map(self.of, children(node)))
@@ -267,14 +270,25 @@ class _Counter:
             self._definitions[name] = self.of(item.body)
         return self._definitions[name]
 
-    def range(self, node: Range) -> Count:
+    def _values(self, node: Range) -> list[Production] | None:
+        """The values of a `range`; None where they are not known, or too many for a list."""
         given = dict(zip(("low", "high"), node.arguments, strict=False)) | {k.name.text: k.value for k in node.keywords}
         low, high, step = (self.value(given[n], None) if n in given else None for n in ("low", "high", "step"))
+        if low is None or high is None:
+            return None
         if step is None and type(low) is type(high) is int:
             step = 1
-        if low is None or high is None or step is None:
-            return ENDLESS
-        return Count.of(len(grid_values(Grid(low, high, step, False)) or ()))
+        return grid_values(Grid(low, high, step, False))
+
+    def numbers(self, node: Expr) -> list[tuple[int, Count]]:
+        """The whole numbers that an expression can come to, each with the number of derivations that lead there."""
+        rule = self.items.get(node.name) if isinstance(node, Ref) else node
+        if isinstance(rule, Rule | Choose):
+            return [n for a in rule.alternatives if self.is_open(a.guard) for n in self.numbers(a.body)]
+        if isinstance(node, Range) and (values := self._values(node)) is not None:
+            return [(int(v), ONE) for v in values]
+        value = self.value(node, 1)
+        return [(value if type(value) is int else 1, self.of(node))]
 
     def value(self, expr: Expr, unknown: Any) -> Any:
         """What an expression of the space's parameters and `depth` comes to; `unknown` where it has other names."""
