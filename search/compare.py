@@ -16,6 +16,7 @@ from archc.ir.diagnostics import Note, fail
 from archc.search.goals import Goals
 from archc.search.history import Ended, is_whole
 from archc.search.pareto import front, hypervolume
+from archc.search.study import Study
 
 RANDOM = "random"
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -32,6 +33,7 @@ class Entry:
     goals: Goals
     trials: Sequence[Ended]
     whole: int
+    complete: bool = True
 
     def spent(self) -> float:
         """In whole trainings."""
@@ -53,6 +55,27 @@ class Entry:
         return found
 
 
+def entry_of(study: Study, name: str = "") -> Entry:
+    """A study as it is compared. What differs between machines (workers, limits) is no term."""
+    config, evaluation = study.config, study.config.evaluation
+    terms = {
+        "space": f"{config.space.name} {config.space.sha256[:12]}",
+        "options of the space": str(config.space.options()),
+        "nets to begin with": str(len(config.space.seeds)),
+        "task": evaluation.task,
+        "objectives": ", ".join(map(str, evaluation.goals.objectives)),
+        "constraints": ", ".join(map(str, evaluation.goals.constraints)),
+        "budget": str(config.budget),
+        "steps": str(evaluation.steps),
+        "recipe": str(dict(sorted(evaluation.recipe.items()))),
+        "architecture-aware": str(evaluation.architecture_aware),
+        "batch of latency": str(evaluation.batch),
+        "threads": str(evaluation.threads),
+    }
+    label = name or str(study.folder)
+    return Entry(label, config.strategy, config.seed, terms, study.goals, study.ended, config.whole, study.complete)
+
+
 @dataclass(frozen=True)
 class Interval:
     """A figure, and where it lies with 95 % confidence by the bootstrap."""
@@ -63,6 +86,13 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+    def percent(self) -> str:
+        """
+        >>> Interval(0.0312, -0.01, 0.06).percent()
+        '3.1 % [-1.0, 6.0]'
+        """
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -94,17 +124,17 @@ def reference(losses: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(max(c) + 0.1 * (max(c) - min(c) or abs(max(c)) or 1.0) for c in columns)
 
 
-def demand_equal(entries: Sequence[Entry]) -> None:
-    """Raises: CompileError (E0745) when studies differ in what must be equal."""
+def demand_equal(entries: Sequence[Entry], terms: Sequence[str] | None = None) -> None:
+    """Raises: CompileError (E0745) when studies differ in what must be equal (all terms, or these)."""
     first = entries[0]
     notes = [
         Note(f"{name}: `{first.terms.get(name)}` in {first.name}, `{entry.terms.get(name)}` in {entry.name}")
         for entry in entries[1:]
-        for name in dict.fromkeys([*first.terms, *entry.terms])
+        for name in terms or dict.fromkeys([*first.terms, *entry.terms])
         if entry.terms.get(name) != first.terms.get(name)
     ]
     if notes:
-        raise fail("E0745", "these studies cannot be compared: they differ in more than how they searched", notes=notes)
+        raise fail("E0745", "these studies differ in more than the way they searched", notes=notes)
 
 
 def compare(entries: Sequence[Entry], *, resamples: int = 2000, seed: int = 0) -> list[Row]:
@@ -118,6 +148,9 @@ def compare(entries: Sequence[Entry], *, resamples: int = 2000, seed: int = 0) -
     demand_equal(entries)
     losses = {entry.name: entry.losses() for entry in entries}
     for entry in entries:
+        if not entry.complete:
+            help = f"`archc study resume {entry.name}` goes on with it"
+            raise fail("E0745", f"`{entry.name}` cannot be compared: the search has not come to its end", help=help)
         if not len(losses[entry.name]):
             raise fail("E0745", f"`{entry.name}` cannot be compared: nothing in it was trained to its end")
     larger = entries[0].goals.objectives[0].larger_is_better

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from archc.cli import build, graph, inspect, machine, merge, metanet, predict, sample, symmetry, train, transform
+from archc.cli import (
+    build,
+    graph,
+    inspect,
+    machine,
+    merge,
+    metanet,
+    predict,
+    sample,
+    search,
+    study,
+    symmetry,
+    train,
+    transform,
+)
 
 app = typer.Typer(
     help="A compiler and laboratory for neural architectures.",
@@ -34,5 +48,6 @@ def root(
     """A compiler and laboratory for neural architectures."""
 
 
-for family in (inspect, symmetry, sample, transform, train, build, merge, metanet, predict, graph, machine):
+FAMILIES = (inspect, symmetry, sample, search, study, transform, train, build, merge, metanet, predict, graph, machine)
+for family in FAMILIES:
     family.add_commands(app)
