@@ -62,7 +62,7 @@ class Part:
 
 def parts(space: Space, trace: Trace) -> dict[str, Part]:
     """The choices of an architecture of the space, by path, in the order in which they were made."""
-    watcher = _Watcher(space, trace)
+    watcher = Watcher(space, trace)
     return {path: watcher.part(path) for path in watcher.choices.made}
 
 
@@ -83,7 +83,7 @@ class _Noting(Choices):
         return super().number(path, grid)
 
 
-class _Watcher(Drawer):
+class Watcher(Drawer):
     """Replays a trace and notes what stands where."""
 
     def __init__(self, space: Space, trace: Trace) -> None:

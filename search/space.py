@@ -12,10 +12,15 @@ from archc.grammar.choices import Production
 from archc.grammar.draw import Drawn, Space, Trace, read_space
 from archc.grammar.enumerate import count, listing
 from archc.grammar.load import load
+from archc.grammar.misfits import empty
 from archc.grammar.mutate import Variant, crossings, generator, parts, taking, variants
+from archc.grammar.parser import parse_file
 from archc.grammar.printer import print_graph
 from archc.ir.canonical import canonical
 from archc.ir.diagnostics import CompileError, fail
+from archc.ir.dims import symbol
+from archc.ir.graph import Graph
+from archc.passes.spec import parse_transform
 from archc.search.graft import admitted, grafts, transformed
 from archc.search.inherit import TRANSFORM
 from archc.search.records import Candidate
@@ -71,21 +76,29 @@ def open_space(
     Args: `values` are its parameters and `dims` sizes of symbols; `seeds` are `.arch` files to begin with; `transforms`
     are passes that mutations may apply besides (`"widen(factor = 2)"`); `kinds` weighs the kinds of mutations.
 
-    Raises: CompileError for mistakes in the files.
+    Raises: CompileError for mistakes in the files and passes, E0712 when nothing can be drawn from the space, E0715 for
+    a seed with other inputs or outputs.
     """
-    return GrammarSpace(read_space(path, values, dims), tuple(Path(s) for s in seeds), tuple(transforms), dict(kinds))
+    for spec in transforms:
+        parse_transform(spec)
+    space = read_space(path, values, dims)
+    try:
+        ports = _ports(space.draw().graph)
+    except CompileError as error:
+        raise empty(space, error) from None
+    return GrammarSpace(space, tuple(_seed(Path(s), space, ports) for s in seeds), tuple(transforms), dict(kinds))
 
 
 class GrammarSpace:
     """A space of a grammar."""
 
     def __init__(
-        self, space: Space, seeds: tuple[Path, ...], transforms: tuple[str, ...], kinds: Mapping[str, float]
+        self, space: Space, seeds: tuple[Candidate, ...], transforms: tuple[str, ...], kinds: Mapping[str, float]
     ) -> None:
         self.space = space
         self._kinds = kinds
         self._transforms = transforms
-        self._seeds = tuple(self._seed(path) for path in seeds)
+        self._seeds = seeds
 
     def draw(self, key: str) -> Candidate:
         return _candidate(self.space.draw(_number(key)), "draw")
@@ -169,10 +182,6 @@ class GrammarSpace:
         except CompileError:
             return None
 
-    def _seed(self, path: Path) -> Candidate:
-        graph = load(path)
-        return Candidate(text=print_graph(graph), hash=canonical(graph).hash, origin="seed")
-
 
 def _candidate(drawn: Drawn, origin: str) -> Candidate:
     return Candidate(text=drawn.text, hash=canonical(drawn.graph).hash, origin=origin, trace=drawn.trace)
@@ -180,3 +189,21 @@ def _candidate(drawn: Drawn, origin: str) -> Candidate:
 
 def _number(key: str) -> int:
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def _seed(path: Path, space: Space, ports: str) -> Candidate:
+    """A net of the user's; parameters of the space that it has, too, are set alike."""
+    syntax = parse_file(path)
+    known = {f.name.text for f in syntax.formals}
+    graph = load(path, {k: v for k, v in (space.values or {}).items() if k in known})
+    if _ports(graph) != ports:
+        raise fail("E0715", f"`{path}` does not have the inputs and outputs of space `{space.name}`", syntax.span,
+                   label=f"needed {ports}, found {_ports(graph)}")  # fmt: skip
+    return Candidate(text=print_graph(graph), hash=canonical(graph).hash, origin="seed")
+
+
+def _ports(graph: Graph) -> str:
+    """The types of inputs and outputs, whatever their symbols are called."""
+    renamed = {s: symbol(f"S{i}") for i, s in enumerate(graph.symbols())}
+    types = [", ".join(str(v.type.substitute(renamed)) for v in side) for side in (graph.inputs, graph.outputs)]
+    return " -> ".join(types)
