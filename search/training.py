@@ -32,6 +32,14 @@ PREPARED_BYTES = 1 << 28
 """A split of at most this size is prepared as a whole."""
 
 
+def check_recipe(recipe: Recipe) -> Recipe:
+    """The same recipe. Raises: CompileError (E0720) for one that searches do not train by."""
+    for name in LEFT_OUT:
+        if getattr(recipe, name) is not None:
+            raise fail("E0720", f"a search does not train with `{name}`", help="leave it out of the recipe")
+    return recipe
+
+
 class Diverged(ArithmeticError):
     """The loss is not finite; `args[0]` says where."""
 
@@ -69,8 +77,7 @@ class Batches:
     def _prepared(self, split: str) -> Batch | None:
         if split not in self._whole:
             part = self.task.splits[split]
-            size = sum(4 * math.prod(t.shape) for t in self.task.inputs) * len(part)
-            fits = isinstance(part, ArraySplit) and size <= PREPARED_BYTES
+            fits = isinstance(part, ArraySplit) and sum(4 * x.numel() for x in part.inputs) <= PREPARED_BYTES
             self._whole[split] = self._feed.batch(split, torch.arange(len(part)), None, None) if fits else None
         return self._whole[split]
 
@@ -79,10 +86,7 @@ class Training:
     """One network's training, `steps` long as a whole; `step` is how far it has come."""
 
     def __init__(self, module: nn.Module, batches: Batches, recipe: Recipe, steps: int) -> None:
-        given = [name for name in LEFT_OUT if getattr(recipe, name) is not None]
-        if given:
-            raise fail("E0720", f"a search does not train with `{given[0]}`", help="leave it out of the recipe")
-        self.module, self.batches, self.recipe, self.steps = module.train(), batches, recipe, steps
+        self.module, self.batches, self.recipe, self.steps = module.train(), batches, check_recipe(recipe), steps
         self.step = 0
         self.examples = len(batches.task.splits["train"])
         self.batch_size = min(recipe.batch_size, self.examples)
