@@ -1,7 +1,6 @@
 """The closed space, whole: every one of its 1,024 architectures trained on four tasks from two seeds.
 
     python benchmarks/closed.py --out closed/ [--shard 0/2] [--tasks hard_digits,tiles] [--only 20]
-    python benchmarks/closed.py --out closed/ --table benchmarks/data/closed.npz --report closed.md
 
 `--shard i/n` does every n-th training of each task: several processes share the work, each with a file of its own. The
 tasks come one after the other, so that what is there when time runs out is whole tasks. A script that was killed goes on
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from closed_table import CHECKPOINTS, CHOICES, SEEDS
 from results import Results, Row
 
 from archc.grammar.draw import Space, read_space
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from archc.backends.torch.training import Task
 
 SPACE = Path(__file__).parent.parent / "examples" / "spaces" / "closed.arch"
-CHOICES = ("Style", "Stem", "Fine", "Coarse", "Head")
 TASKS = {
     "hard_digits": "hard_digits",
     "add_digits": "add_digits?classes=2&noise=0.05",
@@ -39,11 +38,8 @@ TASKS = {
 }
 """Tasks, in the order in which they are done. Of the composed ones only few kinds of digits are shown: of all ten, no
 network of the space learns anything in so few steps, and nothing could be told apart."""
-SEEDS = (0, 1)
 STEPS = 126
 RECIPE: dict[str, Any] = {"lr": 0.015, "batch_size": 32, "keep": "last", "device": "cpu"}
-CHECKPOINTS = (1 / 9, 1 / 3, 2 / 3, 1.0)
-"""Shares of the training after which there is a validation."""
 
 
 def traces() -> list[tuple[int, ...]]:
@@ -60,7 +56,7 @@ def space(task: Task) -> Space:
 def work(tasks: list[str], shard: int, shards: int) -> Iterator[tuple[str, int, int]]:
     """Task, seed and number of each training; those of one shard."""
     for task in tasks:
-        trainings = [(task, seed, number) for seed in SEEDS for number in range(len(traces()))]
+        trainings = [(task, seed, number) for seed in range(SEEDS) for number in range(len(traces()))]
         yield from trainings[shard::shards]
 
 
