@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from archc.facade.model import Model, load, loads
     from archc.facade.predict import predict
     from archc.facade.sameness import same_function
+    from archc.facade.search import search
+    from archc.facade.study import Study
     from archc.facade.train import gallery, train
     from archc.facade.transform import plan, symbolic, transform
     from archc.ir.diagnostics import CompileError, Diagnostic
@@ -32,6 +36,7 @@ _HOMES = {
     "CompileError": "archc.ir.diagnostics",
     "Diagnostic": "archc.ir.diagnostics",
     "Model": "archc.facade.model",
+    "Study": "archc.facade.study",
     "bench": "archc.facade.bench",
     "build": "archc.facade.compile",
     "compile": "archc.facade.compile",
@@ -56,6 +61,7 @@ __all__ = [
     "CompileError",
     "Diagnostic",
     "Model",
+    "Study",
     "bench",
     "build",
     "compile",
@@ -69,6 +75,7 @@ __all__ = [
     "plan",
     "predict",
     "same_function",
+    "search",
     "symbolic",
     "train",
     "transform",
@@ -86,3 +93,16 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'archc' has no attribute {name!r}")
     return getattr(importlib.import_module(home), name)
+
+
+class _Search(ModuleType):
+    """`archc.search` is a package, and the function that searches: whoever imports first, it is both."""
+
+    def __call__(self, *args: Any, **options: Any) -> Study:
+        from archc.facade.search import search
+
+        return search(*args, **options)
+
+
+importlib.import_module("archc.search")
+sys.modules["archc.search"].__class__ = _Search
