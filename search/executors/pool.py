@@ -64,7 +64,7 @@ class Pool:
         self.cores = sorted(os.sched_getaffinity(0)) if cores is None else cores
         self.workers = workers or len(self.cores)
         self._running: dict[str, _Running] = {}
-        self._losses: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
         self._nursery: Companion | None = None
         self._rest = b""
         self._starts = 0
@@ -174,7 +174,7 @@ class Pool:
         if (result := read_result(self.folder, job.key)) is not None:
             self._events.append(Event(key=job.key, kind="done", result=result))
             return
-        limits, last = job.evaluation, (said["words"].splitlines() or [""])[-1]
+        limits, last = job.evaluation, _telling(said["words"])
         if running.failed:
             what, message = running.failed["what"], running.failed["message"]
             if what == "disk":
@@ -187,11 +187,11 @@ class Pool:
             self._infeasible(running, "time", f"longer than {limits.seconds:g} s", said["seconds"])
         else:
             how = ending(status) if not verdict else f"no report within {self.patience:g} s"
-            self._losses[job.key] += 1
+            self.losses[job.key] += 1
             outside = not verdict and -status in _FROM_OUTSIDE
             times = KILLS if outside else 2
             message = f"{how}: {last}" if last and not outside else how
-            if self._losses[job.key] < times:
+            if self.losses[job.key] < times:
                 self._events.append(Event(key=job.key, kind="lost", message=message))
             else:
                 self._infeasible(running, "time" if verdict else "crash", f"{message} ({times} times)", said["seconds"])
@@ -239,3 +239,15 @@ class Pool:
         for running in self._running.values():
             if running.process is not None:
                 end_group(running.process)
+
+
+def _telling(words: str) -> str:
+    """What tells most of the last words: of a fault, what and where; else the last line.
+
+    >>> _telling('loading\\nFatal Python error: Aborted\\n\\nThread 0x7:\\n  File "a.py", line 3 in run\\nExtensions')
+    'Fatal Python error: Aborted, File "a.py", line 3 in run'
+    """
+    lines = words.splitlines()
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    where = [line.strip() for line in lines if line.startswith('  File "')]
+    return ", ".join([*fatal[:1], *where[:1]]) if fatal else (lines or [""])[-1]
