@@ -21,7 +21,8 @@ from dataclasses import replace
 from archc.grammar.draw import Space, Trace
 from archc.grammar.drawer import Choice, Unfit
 from archc.grammar.enumerate import count
-from archc.grammar.mutate import Watcher, taking
+from archc.grammar.mutate import Watcher
+from archc.grammar.traces import taking
 from archc.ir.diagnostics import CompileError, Diagnostic, Note
 
 DRAWS = 24

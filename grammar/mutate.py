@@ -29,14 +29,13 @@ from archc.grammar.drawer import Choice, Drawer
 from archc.grammar.load import room_to_recurse
 from archc.grammar.program import Program
 from archc.grammar.syntax import Expr, Number
+from archc.grammar.traces import Edit, beneath, cut, part_of, put, taking
 from archc.grammar.values import Module, Place, Result, tensors_of
 from archc.ir.diagnostics import Span
 from archc.ir.types import TensorType
 
 Kind = Literal["resample", "production", "parameter", "exchange"]
 KINDS: tuple[Kind, ...] = ("resample", "production", "parameter", "exchange")
-Edit = dict[str, Production]
-"""A trace with a change in it: choices that are missing are open."""
 Types = tuple[tuple[TensorType, ...], tuple[TensorType, ...]]
 
 
@@ -154,40 +153,6 @@ def _steps(choice: Choice, taken: int, others: Sequence[int]) -> tuple[Productio
     below = max((i for i in others if size[i] < size[taken]), key=size.__getitem__, default=None)
     above = min((i for i in others if size[i] > size[taken]), key=size.__getitem__, default=None)
     return tuple(i for i in (below, above) if i is not None)
-
-
-# Parts of traces
-
-
-def beneath(path: str, other: str) -> bool:
-    """Is the second path a choice within the first?
-
-    >>> beneath("A", "A:0/B"), beneath("A", "A#1:0/B"), beneath("A", "A")
-    (True, False, False)
-    """
-    return other.startswith(path + ":")
-
-
-def cut(trace: Trace, path: str) -> Edit:
-    """The trace without a part."""
-    return {p: n for p, n in trace.items() if p != path and not beneath(path, p)}
-
-
-def part_of(trace: Trace, path: str) -> dict[str, Production]:
-    """A part, its paths relative to where it stands."""
-    return {p[len(path) :]: n for p, n in trace.items() if p == path or beneath(path, p)}
-
-
-def put(trace: Trace, path: str, part: Mapping[str, Production]) -> Edit:
-    """The trace with another part in the place of the one at `path`."""
-    return cut(trace, path) | {path + p: n for p, n in part.items()}
-
-
-def taking(trace: Trace, path: str, production: Production) -> Edit:
-    """The trace with another production at a choice. What stood beneath the old one and has a name in the new one
-    stays: `A:0/Width` becomes `A:2/Width`."""
-    old, new = f"{path}:{trace[path]}/", f"{path}:{production}/"
-    return {(new + p[len(old) :] if p.startswith(old) else p): n for p, n in trace.items()} | {path: production}
 
 
 # Edits

@@ -13,9 +13,10 @@ from archc.grammar.draw import Drawn, Space, Trace, read_space
 from archc.grammar.enumerate import count, listing
 from archc.grammar.load import load
 from archc.grammar.misfits import empty
-from archc.grammar.mutate import Variant, crossings, generator, parts, taking, variants
+from archc.grammar.mutate import Variant, crossings, generator, parts, variants
 from archc.grammar.parser import parse_file
 from archc.grammar.printer import print_graph
+from archc.grammar.traces import read_trace, taking
 from archc.ir.canonical import canonical
 from archc.ir.diagnostics import CompileError, fail
 from archc.ir.dims import symbol
@@ -73,11 +74,14 @@ def open_space(
 ) -> SearchSpace:
     """The search space of a file that begins with `space`.
 
-    Args: `values` are its parameters and `dims` sizes of symbols; `seeds` are `.arch` files to begin with; `transforms`
-    are passes that mutations may apply besides (`"widen(factor = 2)"`); `kinds` weighs the kinds of mutations.
+    values      its parameters
+    dims        sizes of symbols
+    seeds       nets to begin with: `.arch` files, or the choices that lead to them (`.json`, as `archc sample` writes)
+    transforms  passes that mutations may apply besides: `"widen(factor = 2)"`
+    kinds       how often each kind of mutation is tried first
 
     Raises: CompileError for mistakes in the files and passes, E0712 when nothing can be drawn from the space, E0715 for
-    a seed with other inputs or outputs.
+    a seed with other inputs or outputs, E0716 for choices that do not fit.
     """
     for spec in transforms:
         parse_transform(spec)
@@ -192,7 +196,10 @@ def _number(key: str) -> int:
 
 
 def _seed(path: Path, space: Space, ports: str) -> Candidate:
-    """A net of the user's; parameters of the space that it has, too, are set alike."""
+    """A net of the user's: a program, or the choices that lead to it. Parameters of the space that a program has, too,
+    are set alike."""
+    if path.suffix == ".json":
+        return _derived_seed(path, space)
     syntax = parse_file(path)
     known = {f.name.text for f in syntax.formals}
     graph = load(path, {k: v for k, v in (space.values or {}).items() if k in known})
@@ -200,6 +207,16 @@ def _seed(path: Path, space: Space, ports: str) -> Candidate:
         raise fail("E0715", f"`{path}` does not have the inputs and outputs of space `{space.name}`", syntax.span,
                    label=f"needed {ports}, found {_ports(graph)}")  # fmt: skip
     return Candidate(text=print_graph(graph), hash=canonical(graph).hash, origin="seed")
+
+
+def _derived_seed(path: Path, space: Space) -> Candidate:
+    trace = read_trace(path)
+    drawn = space.redraw(trace)
+    wrong = next((p for p, n in drawn.trace.items() if trace.get(p) != n), None)
+    if wrong is not None:
+        label = f"`{wrong}` is {trace[wrong]}, which does not fit" if wrong in trace else f"`{wrong}` is open"
+        raise fail("E0716", f"the choices of `{path}` are no architecture of space `{space.name}`", label=label)
+    return _candidate(drawn, "seed")
 
 
 def _ports(graph: Graph) -> str:

@@ -43,12 +43,13 @@ def sample(
     """
     from archc.backends.weights import atomic_file
     from archc.grammar.draw import read_space
+    from archc.grammar.traces import read_trace
     from archc.ir.cost import cost
 
     if out is None and count > 1 and not as_json:
         raise fail("E0028", "several architectures need a folder", help="name one: `-o DIR`", exit_code=2)
     drawing = read_space(space, parse_values(settings), parse_dims(dims), options.limits)
-    given = {} if trace is None else _read_trace(trace)
+    given = {} if trace is None else read_trace(trace)
     rows: list[dict[str, Any]] = []
     if out is not None:
         try:
@@ -86,18 +87,3 @@ def sample(
             print(f"  {name}: {values[0]:,} to {values[-1]:,}, half of them up to {round(median(values)):,}")
         tries = sum(row["attempts"] for row in rows)
         note(f"{sum(row['seconds'] for row in rows):.2f} s, {tries} attempts")
-
-
-def _read_trace(path: Path) -> dict[str, Any]:
-    """The choices of a file that `archc sample` wrote, or of one that was edited."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise fail("E0001", f"cannot read `{path}`", label=error.strerror or str(error), exit_code=2) from error
-    except ValueError as error:
-        raise fail("E0708", f"`{path}` is no trace", label=str(error)) from error
-    wrong = next((k for k, v in found.items() if type(v) not in (int, float)), None) if isinstance(found, dict) else ""
-    if wrong is not None:
-        label = f"`{wrong}` is none" if wrong else "found no object"
-        raise fail("E0708", f"`{path}` is no trace", label=label, help="it maps paths of choices to numbers")
-    return dict(found)
