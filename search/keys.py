@@ -30,7 +30,8 @@ def train_key(network: str, evaluation: Evaluation, fidelity: float = 1.0, start
     """The address of a training: of the network with this canonical hash, in this way, on this share of the whole, from
     these weights (their SHA-256). It names the data by their content, so the task is loaded, once.
 
-    Raises: CompileError E0610-E0617 for a task or a recipe that there is not, E0720 for a recipe that searches have not.
+    Raises: CompileError E0610-E0617 for a task or a recipe that there is not, E0720 for a recipe without its use in
+    searches.
     """
     return _digest(network=network, how=_how(evaluation.model_dump_json()), fidelity=fidelity, start=start)
 
@@ -85,12 +86,13 @@ def recipe_of(evaluation: Evaluation) -> Recipe:
 
 
 def task_of(evaluation: Evaluation) -> Task:
-    """The task of an evaluation; the last few are kept."""
-    return _task(evaluation.task)
+    """The task of an evaluation."""
+    return load_once(evaluation.task)
 
 
 @lru_cache(maxsize=4)
-def _task(spec: str) -> Task:
+def load_once(spec: str) -> Task:
+    """A task by its name; the last few are kept."""
     from archc.backends.torch.training import load_task
 
     return load_task(spec)

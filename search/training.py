@@ -12,9 +12,10 @@ training, and `state` holds all that counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,18 +62,18 @@ class Batches:
         rng = None if recipe is None or step is None else counter_rng(recipe.seed, "augment", step)
         return self._feed.batch(split, rows, rng, recipe)
 
-    def slices(self, split: str, limit: int | None = None) -> list[Batch]:
-        """The whole split, or its first examples, in large batches."""
-        count = min(limit or len(self.task.splits[split]), len(self.task.splits[split]))
-        whole = self._prepared(split)
-        found = []
-        for begin in range(0, count, EVALUATION_BATCH):
-            end = min(begin + EVALUATION_BATCH, count)
-            if whole is not None:
-                found.append((tuple(x[begin:end] for x in whole[0]), whole[1][begin:end]))
-            else:
-                found.append(self._feed.batch(split, torch.arange(begin, end), None, None))
-        return found
+    def slices(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """The whole split in large batches; of one that is larger than `limit`, so many examples, always the same."""
+        count = len(self.task.splits[split])
+        rows = torch.arange(count)
+        if limit is not None and limit < count:
+            rows = torch.from_numpy(np.sort(counter_rng(0, "order", 0).permutation(count)[:limit]))
+        for some in torch.split(rows, EVALUATION_BATCH):
+            yield self(split, some, None, None)
+
+    def prepare(self, split: str) -> None:
+        """Prepare a split now: what processes that are forked from this one share."""
+        self._prepared(split)
 
     def _prepared(self, split: str) -> Batch | None:
         if split not in self._whole:
@@ -90,9 +91,11 @@ class Training:
         self.step = 0
         self.examples = len(batches.task.splits["train"])
         self.batch_size = min(recipe.batch_size, self.examples)
-        self._vectors, self._optimiser = _flat(module, recipe)
-        if not self._vectors:
+        vectors = _vectors(module)
+        if not vectors:
             raise fail("E0620", "there is nothing to train", label="no parameter of the network takes a gradient")
+        self._vectors = [vector for vector, _ in vectors]
+        self._optimiser = _optimiser(vectors, recipe)
         self._order: tuple[int, Tensor] | None = None
 
     @property
@@ -118,12 +121,10 @@ class Training:
                 loss = loss + recipe.exit_weight * judge(value, targets, recipe.label_smoothing)
         if not math.isfinite(loss.item()):
             raise Diverged(f"the loss is not finite at step {self.step + 1} of {self.steps}")
-        for vector in self._vectors:
-            assert vector.grad is not None
-            vector.grad.zero_()
+        self._optimiser.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self._vectors, recipe.clip)
+            nn.utils.clip_grad_norm_([v.whole for v in self._vectors], recipe.clip)
         for group in self._optimiser.param_groups:
             group["lr"] = recipe.rate(self.step, self.steps)
         self._optimiser.step()
@@ -155,53 +156,79 @@ class Training:
         return {name: to_array(tensor) for name, tensor in self.module.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """All that a training needs to go on: weights, moments of the optimiser, random numbers, the step."""
-        found = {f"model/{name}": array for name, array in self.weights().items()}
-        for number, vector in enumerate(self._vectors):
-            for key, tensor in self._optimiser.state[vector].items():
-                found[f"optimiser/{number}/{key}"] = to_array(tensor)
+        """All that a training needs to go on, besides the weights: moments of the optimiser by parameter, random
+        numbers, the step."""
+        found: dict[str, Any] = {}
+        for vector in self._vectors:
+            for key, moment in self._optimiser.state[vector.whole].items():
+                if moment.shape == vector.whole.shape:
+                    parts = zip(vector.names, vector.parts(moment), strict=True)
+                    found |= {f"{key}/{name}": to_array(part) for name, part in parts}
         found["rng"] = to_array(torch.get_rng_state())
         found["step"] = to_array(torch.tensor(self.step))
         return found
 
-    def restore(self, arrays: Arrays, where: str) -> None:
-        """Go on from what `state` gave. Raises: CompileError for the state of another network."""
-        weights = {name.removeprefix("model/"): a for name, a in arrays.items() if name.startswith("model/")}
+    def restore(self, state: Arrays, weights: Arrays, where: str) -> None:
+        """Go on from what `state` and `weights` gave. Raises: CompileError for weights of another network."""
         load_state(self.module, weights, where)
-        for number, vector in enumerate(self._vectors):
-            prefix = f"optimiser/{number}/"
-            self._optimiser.state[vector] = {
-                name.removeprefix(prefix): to_tensor(a) for name, a in arrays.items() if name.startswith(prefix)
-            }
-        torch.set_rng_state(to_tensor(arrays["rng"]))
-        self.step = int(arrays["step"])
+        self.step = int(state["step"])
+        for vector in self._vectors:
+            moments = {key: torch.zeros_like(vector.whole) for key in _MOMENTS if f"{key}/{vector.names[0]}" in state}
+            for key, moment in moments.items():
+                for name, part in zip(vector.names, vector.parts(moment), strict=True):
+                    part.copy_(to_tensor(state[f"{key}/{name}"]))
+            if "exp_avg" in moments:
+                moments["step"] = torch.tensor(float(self.step))
+            self._optimiser.state[vector.whole] = moments
+        torch.set_rng_state(to_tensor(state["rng"]))
 
 
-def _flat(module: nn.Module, recipe: Recipe) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    """Make a module's parameters, and their gradients, parts of a few vectors: by dtype, those that decay apart."""
-    kinds: dict[tuple[torch.dtype, bool], list[nn.Parameter]] = {}
-    for p in module.parameters():
-        if p.requires_grad:
-            kinds.setdefault((p.dtype, p.ndim > 1), []).append(p)
-    groups: list[dict[str, Any]] = []
-    for (dtype, decays), members in kinds.items():
-        vector = nn.Parameter(torch.empty(sum(p.numel() for p in members), dtype=dtype))
-        vector.grad = torch.zeros_like(vector)
-        begin = 0
-        for p in members:
-            end = begin + p.numel()
-            value, gradient = (_shaped(v[begin:end], p.shape) for v in (vector.data, vector.grad))
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+def waken() -> None:
+    """Let torch load what it loads when an optimiser is first used (2 s of it): processes that are forked have it."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimiser = torch.optim.AdamW([parameter], fused=True)
+    nn.utils.clip_grad_norm_([parameter], 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=False)
+
+
+class Vector:
+    """Parameters of a module, and their gradients, as stretches of one vector each: `whole` and its gradient."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.names, members = list(parameters), list(parameters.values())
+        self._shapes = [p.shape for p in members]
+        self.whole = nn.Parameter(torch.empty(sum(p.numel() for p in members), dtype=members[0].dtype))
+        self.whole.grad = torch.zeros_like(self.whole)
+        for p, value, gradient in zip(members, self.parts(self.whole.data), self.parts(self.whole.grad), strict=True):
             value.copy_(p.data)
             p.data, p.grad = value, gradient
-            begin = end
-        groups.append({"params": [vector], "weight_decay": recipe.weight_decay if decays else 0.0})
-    vectors = [group["params"][0] for group in groups]
-    if not vectors:
-        return [], torch.optim.SGD([torch.zeros(1)])
+
+    def parts(self, vector: Tensor) -> list[Tensor]:
+        """A vector like this one, as tensors of the parameters' shapes that share its memory."""
+        sizes = [shape.numel() for shape in self._shapes]
+        return [_shaped(part, shape) for part, shape in zip(torch.split(vector, sizes), self._shapes, strict=True)]
+
+
+def _vectors(module: nn.Module) -> list[tuple[Vector, bool]]:
+    """A module's trained parameters by dtype, and whether they decay: biases and gains do not."""
+    kinds: dict[tuple[torch.dtype, bool], dict[str, nn.Parameter]] = {}
+    for name, p in module.state_dict(keep_vars=True).items():
+        if p.requires_grad:
+            kinds.setdefault((p.dtype, p.ndim > 1), {})[name] = p
+    return [(Vector(members), decays) for (_, decays), members in kinds.items()]
+
+
+def _optimiser(vectors: Sequence[tuple[Vector, bool]], recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [{"params": [v.whole], "weight_decay": recipe.weight_decay if decays else 0.0} for v, decays in vectors]
     if recipe.optimiser == "sgd":
         nesterov = recipe.momentum > 0
-        return vectors, torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
-    return vectors, torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
 
 
 def _shaped(part: Tensor, shape: torch.Size) -> Tensor:
