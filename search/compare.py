@@ -6,6 +6,7 @@ hard"), and against the *best of as many* random ones, which is what random sear
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,9 +60,8 @@ def entry_of(study: Study, name: str = "") -> Entry:
     """A study as it is compared. What differs between machines (workers, limits) is no term."""
     config, evaluation = study.config, study.config.evaluation
     terms = {
-        "space": f"{config.space.name} {config.space.sha256[:12]}",
+        "space": hashlib.sha256("\0".join(config.space.files.values()).encode()).hexdigest()[:16],
         "options of the space": str(config.space.options()),
-        "nets to begin with": str(len(config.space.seeds)),
         "task": evaluation.task,
         "objectives": ", ".join(map(str, evaluation.goals.objectives)),
         "constraints": ", ".join(map(str, evaluation.goals.constraints)),

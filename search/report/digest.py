@@ -111,7 +111,8 @@ def savings(trials: Sequence[Ended], whole: int) -> str:
     stopped = [t for t in trials if t.result.status == "stopped"]
     told = []
     if shared:
-        told.append(f"{len(shared)} trials were architectures that had been evaluated before: nothing was computed")
+        what = "1 trial was an architecture" if len(shared) == 1 else f"{len(shared)} trials were architectures"
+        told.append(f"{what} that had been evaluated before: nothing was computed")
     if stopped:
         saved = sum(max(0.0, t.proposal.fidelity - t.result.samples / whole) for t in stopped)
         told.append(f"{len(stopped)} were stopped early, which saved {saved:.1f} trainings")
