@@ -67,6 +67,7 @@ _HOMES: dict[str, str] = {
     "halving": "archc.search.strategies.halving",
     "local": "archc.search.strategies.local",
     "tpe": "archc.search.strategies.tpe",
+    "surrogate": "archc.search.strategies.surrogate",
 }
 """Strategy -> the module whose `KIND` describes it."""
 
