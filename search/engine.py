@@ -24,7 +24,7 @@ from archc.search.history import TRAIN, Measured, Trial, bites, curves
 from archc.search.latency import Latency, Stopwatch
 from archc.search.records import Proposal, Result
 from archc.search.store import Entry, Event
-from archc.search.study import Budget, Study, StudyConfig, measured_goals
+from archc.search.study import Budget, Study, StudyConfig, measured_goals, versions
 from archc.search.work import SYNTHETIC
 
 MOST_LOST = 8
@@ -92,7 +92,11 @@ class Coordinator:
         """Trial -> those that will share its result."""
 
     def run(self) -> None:
-        self._log(Event("opened", None, {"workers": self.executor.workers, "versions": self.study.changed_versions()}))
+        self._log(
+            Event(
+                "opened", None, {"workers": self.executor.workers, "budget": str(self.budget), "versions": versions()}
+            )
+        )
         try:
             for trial in list(self.history.running.values()):
                 self._take_up(trial)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,7 @@ from archc.search import vault
 from archc.search.evaluation import Evaluation
 from archc.search.goals import Constraint, Goals, Objective
 from archc.search.history import Ended, History, Trial
+from archc.search.objectives import LATENCY
 from archc.search.records import Proposal, Record, Result
 from archc.search.space import SearchSpace, open_space
 from archc.search.store import LOG, Entry, Event, Lock, Store, damaged, demand, writing
@@ -40,8 +41,6 @@ from archc.search.strategy import Options, Strategy, replay, strategy_kind
 from archc.search.work import SYNTHETIC
 
 SPACE = "space"
-MEASURED = ("latency_ms",)
-"""Quantities that the coordinator measures: never twice the same."""
 _BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)(?P<unit>m|h)?")
 
 
@@ -310,6 +309,26 @@ class Study:
             strategy.proposed(record)
         return differences
 
+    def collect(self, keep: Collection[int] = (), *, pretend: bool = False) -> int:
+        """Remove weights and artifacts that nothing needs; the bytes freed (`pretend`: that would be).
+
+        Needed are those of the front and of the trials `keep`; while the search is not complete, also all weights that
+        it may yet start from. Results stay, so that nothing is ever evaluated twice.
+        """
+        kept = {t.number for t in self.front()} | set(keep)
+        weights, artifacts = set[str](), set[str]()
+        for trial in self.trials:
+            result = trial.result
+            if trial.number in kept and result is not None:
+                weights |= {sha for sha in (trial.start, result.weights) if sha}
+                others = [str(v) for name, v in result.extra.items() if name.startswith("artifact@")]
+                artifacts |= {key for key in (result.artifact, *others) if key}
+            elif not self.complete and trial.state != "infeasible":
+                weights |= {sha for sha in (trial.start, result and result.weights) if sha}
+        if not self.complete:
+            weights |= vault.states(self.folder, weights)
+        return vault.collect(self.folder, weights, artifacts, pretend=pretend)
+
 
 def versions() -> dict[str, str]:
     """What results may depend on."""
@@ -335,13 +354,15 @@ def whole_samples(evaluation: Evaluation) -> int:
     """The samples of a whole training."""
     if evaluation.task == SYNTHETIC:
         return 64 * evaluation.steps
-    return evaluation.steps * int(evaluation.recipe.get("batch_size", 64))
+    from archc.search.keys import recipe_of, task_of
+
+    return evaluation.steps * min(recipe_of(evaluation).batch_size, len(task_of(evaluation).splits["train"]))
 
 
 def measured_goals(goals: Goals) -> list[Objective | Constraint]:
     """What depends on quantities that the coordinator measures; each of them once."""
     every: list[Objective | Constraint] = [*goals.objectives, *goals.constraints]
-    return list({g.key: g for g in every if g.name in MEASURED}.values())
+    return list({g.key: g for g in every if g.name == LATENCY}.values())
 
 
 def _space_files(space: Path, seeds: Sequence[Path], options: Mapping[str, Any]) -> SpaceFiles:
@@ -349,8 +370,9 @@ def _space_files(space: Path, seeds: Sequence[Path], options: Mapping[str, Any])
     files = {space.name: text} | _imported(space, space.parent)
     names = []
     for i, path in enumerate(seeds):
-        names.append(f"seed_{i}.arch")
-        files[names[-1]] = print_graph(load(path))  # as elaborated, it stands alone
+        names.append(f"seed_{i}{path.suffix}")
+        is_trace = path.suffix == ".json"
+        files[names[-1]] = path.read_text(encoding="utf-8") if is_trace else print_graph(load(path))  # stands alone
     return SpaceFiles(
         name=space.name,
         sha256=hashlib.sha256(text.encode()).hexdigest(),

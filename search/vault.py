@@ -23,6 +23,8 @@ from archc.ir.diagnostics import fail
 from archc.search.records import Result
 
 RESULTS, WEIGHTS, ARTIFACTS, WINNERS = "results", "weights", "artifacts", "winners"
+STATE = "archc.state"
+"""Metadata of weights that a training can go on with: the address of what else it needs, among the weights."""
 _KEY = re.compile(r"[0-9a-f]{8,64}")
 _ABANDONED = 60.0  # seconds after which a temporary file is that of a process which was killed
 
@@ -93,6 +95,12 @@ def load_weights(folder: Path, sha256: str) -> Weights:
 
 def has_weights(folder: Path, sha256: str) -> bool:
     return weights_path(folder, sha256).exists()
+
+
+def states(folder: Path, weights: Collection[str]) -> set[str]:
+    """What trainings that go on from these weights need besides."""
+    found = {load_weights(folder, sha).metadata.get(STATE, "") for sha in weights if has_weights(folder, sha)}
+    return found - {""}
 
 
 def sizes(folder: Path) -> dict[str, tuple[int, int]]:
