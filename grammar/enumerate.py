@@ -137,8 +137,12 @@ def listing(space: Space, limit: int | None = None) -> Iterator[Derivation]:
         drawer.program = Program(space.syntax, space.values, space.dims, space.limits, drawer)
         drawer.program.is_resolved = True
         with suppress(Unfit):
-            with room_to_recurse():
-                drawer.program.check()
+            try:
+                with room_to_recurse():
+                    drawer.program.check()
+            except _Continuous:
+                raise fail("E0717", f"space `{space.name}` has a `range` without a step: its values are no list",
+                           help="give it one: `step = 0.1`") from None  # fmt: skip
             if not drawer.sink.has_errors:
                 yield Derivation(drawer.program.graph, walk.trace, walk.probability)
         following = walk.following()
@@ -166,7 +170,7 @@ class _Walk(Choices):
         if path not in self.made:
             options = grid_values(grid)
             if options is None:
-                raise _Endless
+                raise _Continuous
             self._take(path, options)
             self.probability /= len(options)
         return self.made[path].chosen
@@ -190,7 +194,8 @@ class _Walk(Choices):
         return None
 
 
-_Endless = fail("E0717", "a `range` without a step has no list of values", help="give it one: `step = 0.1`")
+class _Continuous(Exception):
+    """A `range` without a step."""
 
 
 def grid_values(grid: Grid) -> list[Production] | None:
