@@ -104,6 +104,8 @@ class Nursery:
                         self.obey(json.loads(line))
                 self.reap()
                 self.watch()
+        except BrokenPipeError:
+            pass  # nobody listens any more: the coordinator has ended
         finally:
             for child in self.children.values():
                 end_group(child.process)
