@@ -32,9 +32,9 @@ class TableSpace:
         self._seeds = tuple(seeds)
         traces = [dict(c.trace or {}) for c in candidates]
         paths = sorted({path for trace in traces for path in trace})
-        values = [sorted({trace[path] for trace in traces if path in trace}) for path in paths]
+        self._values = {path: sorted({trace[path] for trace in traces if path in trace}) for path in paths}
         self._codes = np.array(
-            [[v.index(t[p]) if p in t else -1 for p, v in zip(paths, values, strict=True)] for t in traces]
+            [[values.index(t[path]) if path in t else -1 for path, values in self._values.items()] for t in traces]
         )
 
     @staticmethod
@@ -55,9 +55,12 @@ class TableSpace:
 
     def redraw(self, trace: Mapping[str, Production], key: str) -> Candidate:
         """One of those that have most of these choices."""
-        agree = [sum((c.trace or {}).get(path) == value for path, value in trace.items()) for c in self.candidates]
-        fit = [c for c, count in zip(self.candidates, agree, strict=True) if count == max(agree)]
-        return fit[int(random(0, 0, f"table/{key}").integers(len(fit)))]
+        found = np.zeros(len(self.candidates), np.int64)
+        for at, (path, values) in enumerate(self._values.items()):
+            if trace.get(path) in values:
+                found += self._codes[:, at] == values.index(trace[path])
+        fit = np.flatnonzero(found == found.max()).tolist()
+        return self.candidates[fit[int(random(0, 0, f"table/{key}").integers(len(fit)))]]
 
     def mutate(self, number: int, parent: Candidate, key: str) -> Candidate:
         """A random neighbour; any other where there is none, or where the parent is from elsewhere."""

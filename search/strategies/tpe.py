@@ -22,6 +22,7 @@ from archc.search.strategies.base import Base, CommonOptions
 from archc.search.strategy import StrategyKind, random
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.distributions import BaseDistribution
 
 LOG_FROM = 20.0
@@ -54,8 +55,8 @@ class Tpe(Base[TpeOptions]):
         if seed is not None or len(self.feasible) < self.options.startup:
             return Proposal(number=number, candidate=seed or self.fresh(number))
         domains = self._domains()
-        trials = self._trials(domains)
-        made = self.new(number, "tpe", lambda key: self._suggested(key, domains, trials), tries=8)
+        study = self._study(number, domains)
+        made = self.new(number, "tpe", lambda key: self._suggested(key, domains, study), tries=8)
         return Proposal(number=number, candidate=self.fresh(number) if made.hash in self.hashes else made)
 
     @cached_property
@@ -78,33 +79,31 @@ class Tpe(Base[TpeOptions]):
                 found[path] = make.CategoricalDistribution(sorted(values))
         return found
 
-    def _trials(self, domains: Mapping[str, BaseDistribution]) -> list[Any]:
+    def _study(self, number: int, domains: Mapping[str, BaseDistribution]) -> Study:
         """What was told, and what is under way."""
-        losses = {n: self.goals.losses(self.results[n]) for n in self.results}
-        worst = [
-            max((v for v in column if v < float("inf")), default=0.0) for column in zip(*losses.values(), strict=True)
-        ]
-        state, trials = self.optuna.trial.TrialState, []
-        for number, proposal in self.proposals.items():
-            params = {p: v for p, v in (proposal.candidate.trace or {}).items() if p in domains}
-            known = {"params": params, "distributions": {p: domains[p] for p in params}}
-            if number in losses:
-                values = [min(v, w) for v, w in zip(losses[number], worst, strict=True)]
-                trials.append(self.optuna.create_trial(state=state.COMPLETE, values=values, **known))
-            else:
-                trials.append(self.optuna.create_trial(state=state.RUNNING, **known))
-        return trials
-
-    def _suggested(self, key: str, domains: Mapping[str, BaseDistribution], trials: list[Any]) -> Candidate:
-        """A draw whose choices, one after the other, take what the estimator suggests, as far as that fits."""
         sampler = self.optuna.samplers.TPESampler(
             n_startup_trials=0,
             n_ei_candidates=self.options.candidates,
             multivariate=False,
-            seed=int(random(self.seed, 0, key).integers(2**31)),
+            seed=int(random(self.seed, number, "tpe").integers(2**31)),
         )
         study = self.optuna.create_study(sampler=sampler, directions=["minimize"] * len(self.goals.objectives))
+        losses = {n: self.goals.losses(self.results[n]) for n in self.results}
+        worst = [max([v for v in column if v < float("inf")], default=0.0) for column in zip(*losses.values(), strict=True)]
+        state, trials = self.optuna.trial.TrialState, []
+        for n, proposal in self.proposals.items():
+            params = {p: v for p, v in (proposal.candidate.trace or {}).items() if p in domains}
+            known = {"params": params, "distributions": {p: domains[p] for p in params}}
+            if n in losses:
+                values = [min(v, w) for v, w in zip(losses[n], worst, strict=True)]
+                trials.append(self.optuna.create_trial(state=state.COMPLETE, values=values, **known))
+            else:
+                trials.append(self.optuna.create_trial(state=state.RUNNING, **known))
         study.add_trials(trials)
+        return study
+
+    def _suggested(self, key: str, domains: Mapping[str, BaseDistribution], study: Study) -> Candidate:
+        """A draw whose choices, one after the other, take what the estimator suggests, as far as that fits."""
         trial = study.ask()
         made = self.space.redraw({}, key)
         settled: set[str] = set()

@@ -1,0 +1,184 @@
+"""Strategies live, on a large space: what comes of 96 evaluations, and of 256 random ones.
+
+    python benchmarks/live.py --out RUNS/live [--tasks digits]
+    python benchmarks/live.py --out RUNS/live --ablations
+    python benchmarks/live.py --out RUNS/live --report docs/images/live.png
+
+The space is `examples/spaces/digits_net.arch`: einspace's kinds of choices without a bound on depth but its costs, so
+that good architectures are rare, and cheap enough to train some thousands. Each study (task, seed, strategy) is one of
+`archc.search` as a user would run it, one worker in this process. An evaluation is a whole training; budgets are
+counted in them. Strategies with equal seeds begin with the same draws, and what one study has trained another does not
+train again: it is counted all the same.
+
+At each budget of the grid the network is taken that validates best, and trained three times from other seeds; its
+quality is the mean test accuracy of these. Nothing else opens the test split, but for the mean of random architectures:
+the first 16 draws of each seed, trained from another seed.
+
+Intervals: 95% of a bootstrap over search seeds, and over trainings within them (10,000 resamples); of three seeds that
+is a rough figure. Differences are between equal seeds. Resumable: studies are, and a row of each test stands in
+`OUT/tests.jsonl`. Times are CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from results import Results, Row
+
+from archc.backends.torch.training import load_task
+from archc.search.engine import run
+from archc.search.evaluation import Evaluation, final_test
+from archc.search.executors.inline import Inline
+from archc.search.goals import parse_goals
+from archc.search.history import Trial
+from archc.search.study import Budget, Study
+
+SPACE = Path(__file__).parent.parent / "examples" / "spaces" / "digits_net.arch"
+TASKS = {"hard_digits": "hard_digits", "digits": "digits"}
+SEEDS = (0, 1, 2)
+STEPS = 300
+RECIPE: dict[str, Any] = {"lr": 0.01, "batch_size": 32, "keep": "last", "device": "cpu"}
+GRID = (24, 48, 96, 256)
+DRAWS = 16
+"""Random architectures that are tested, for their mean."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A strategy with options, and what is particular about its evaluations."""
+
+    strategy: str
+    options: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    budget: int = 96
+    dedupe: bool = True
+
+
+ARMS = {
+    "random": Arm("random", budget=256),
+    "evolution": Arm("evolution"),
+    "surrogate": Arm("surrogate"),
+}
+ABLATIONS = {
+    "evolution, with repetitions": Arm("evolution", {"distinct": False}, dedupe=False),
+    "evolution, weights inherited": Arm("evolution", {"inherit": True}),
+    "evolution, stopped early": Arm("evolution", evaluation={"early_stop": True}),
+    "evolution, architecture-aware": Arm("evolution", evaluation={"architecture_aware": True}),
+    "asha with mutations": Arm("halving", {"mutate": 0.5}),
+}
+
+
+def evaluation_of(task: str, seed: int, arm: Arm) -> Evaluation:
+    goals = parse_goals(["accuracy:max"])
+    return Evaluation(task=TASKS[task], goals=goals, steps=STEPS, recipe=RECIPE, seed=10 * seed, **arm.evaluation)
+
+
+def study(out: Path, task: str, seed: int, name: str, arm: Arm) -> Study:
+    """The study of an arm, run to its end."""
+    folder = out / "studies" / f"{task}-{seed}-{name.replace(', ', '-').replace(' ', '_')}"
+    if folder.exists():
+        found = Study.open(folder)
+    else:
+        data = load_task(TASKS[task])
+        channels, side, _ = data.inputs[0].shape
+        found = Study.create(
+            folder,
+            SPACE,
+            evaluation=evaluation_of(task, seed, arm),
+            budget=Budget(evaluations=arm.budget),
+            strategy=arm.strategy,
+            options=arm.options,
+            seed=seed,
+            dedupe=arm.dedupe,
+            values={"channels": channels, "side": side, "classes": data.output.shape[0]},
+        )
+    if not found.complete:
+        (out / "shared").mkdir(exist_ok=True)
+        own = arm.options.get("inherit", False) or not arm.dedupe  # needs the weights where the study looks for them
+        run(found, Inline(folder if own else out / "shared"))
+    return found
+
+
+def selected(found: Study, budget: float) -> Trial | None:
+    """Of what was trained whole within a budget, the best in validation."""
+    best, samples = None, 0
+    for number in found.history.told:
+        trial = found.trials[number]
+        assert trial.result is not None
+        samples += trial.result.samples
+        if samples > budget * found.config.whole + 1:
+            break
+        if trial.result.status != "finished" or trial.proposal.fidelity < 1:
+            continue
+        if best is None or accuracy(trial) > accuracy(best):
+            best = trial
+    return best
+
+
+def accuracy(trial: Trial) -> float:
+    assert trial.result is not None
+    return trial.result.values["accuracy"]
+
+
+def search(out: Path, tests: Results, tasks: Sequence[str], arms: dict[str, Arm]) -> None:
+    """Run studies, and test what they select."""
+    for seed in SEEDS:
+        for task in tasks:
+            for name, arm in arms.items():
+                begun = time.process_time()
+                with study(out, task, seed, name, arm) as found:
+                    spent = time.process_time() - begun
+                    for budget in GRID:
+                        if budget <= arm.budget and (best := selected(found, budget)) is not None:
+                            judge(tests, found, best, {"task": task, "seed": seed, "arm": name, "budget": budget}, 3)
+                    for number in range(DRAWS if name == "random" else 0):
+                        at = {"task": task, "seed": seed, "arm": "draw", "budget": number}
+                        judge(tests, found, found.trials[number], at, 1)
+                print(f"{task} {seed} {name}: {spent:.0f} s of searching", flush=True)
+
+
+def judge(tests: Results, found: Study, trial: Trial, at: Row, repeats: int) -> None:
+    """Add a row of test accuracies, trained from other seeds, unless there is one; equal trainings are done once."""
+    if any(at.items() <= row.items() for row in tests.rows):
+        return
+    evaluation = found.config.evaluation.model_copy(update={"early_stop": False})
+    work = {
+        "task": at["task"],
+        "seed": at["seed"],
+        "hash": trial.proposal.candidate.hash,
+        "aware": evaluation.architecture_aware,
+    }
+    same = (row for row in tests.rows if work.items() <= row.items() and len(row["tests"]) >= repeats)
+    known = next(same, None)
+    if known is None:
+        told = [one["accuracy"] for one in final_test(trial.proposal.candidate, evaluation, repeats)]
+    else:
+        told = known["tests"][:repeats]
+    tests.add(at | work | {"validation": accuracy(trial), "number": trial.number, "tests": told})
+
+
+def main() -> None:
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--arms", default="", help="some of them, separated by `;`, in place of all")
+    parser.add_argument("--ablations", action="store_true", help="the ablations, in place of the strategies")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tests = Results(options.out / "tests.jsonl")
+    arms = ABLATIONS if options.ablations else ARMS
+    if options.arms:
+        arms = {name: (ARMS | ABLATIONS)[name] for name in options.arms.split(";")}
+    search(options.out, tests, options.tasks.split(","), arms)
+
+
+if __name__ == "__main__":
+    main()
