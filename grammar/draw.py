@@ -22,7 +22,7 @@ the alternatives that fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -119,20 +119,21 @@ class Space:
 
         Raises: CompileError (E0705) when no choice fits.
         """
-        return self._draw(f"{seed}/{index}", {})
+        return self.draw_by(f"{seed}/{index}", {})
 
     def redraw(self, trace: Trace, seed: int = 0, index: int = 0) -> Drawn:
         """The architecture of a trace; drawn, where the trace says nothing of a choice or what it says does not fit."""
-        return self._draw(f"{seed}/{index}", trace)
+        return self.draw_by(f"{seed}/{index}", trace)
 
-    def _draw(self, key: str, given: Trace) -> Drawn:
+    def draw_by(self, key: str, given: Trace, make: Callable[[Limits, Choices], Drawer] = Drawer) -> Drawn:
+        """An architecture whose random numbers are those of `key`, by a drawer of one's own."""
         attempts = 0
         failures: dict[tuple[str, Span | None, str], list[Diagnostic]] = {}
         for restart in range(RESTARTS):
             choices = Choices(f"{key}/{restart}" if restart else key, given)
             for _ in range(TRIES):
                 attempts += 1
-                drawer = Drawer(self.limits, choices)
+                drawer = make(self.limits, choices)
                 try:
                     return Drawn(self._attempt(drawer), choices.trace, attempts)
                 except Unfit as unfit:

@@ -87,15 +87,15 @@ class Choice(Module):
 
     def apply(self, e: Elaborator, inputs: tuple[Tensor, ...], at: Place, span: Span) -> Result:
         assert isinstance(e, Drawer)
+        return e.feed(self, lambda body: self.fed(e, body, inputs, at), at)
 
-        def apply(body: Expr) -> Result:
-            if self.signature is None:
-                value = e.evaluate(body, self.env, at, wants_module=True)
-                return e.apply(e.need_module(value, body.span, body), inputs, at, body.span)
-            syntax = Def(Name(self.name, self.span), None, self.signature, body, body.span)
-            return e.apply(Signed(Definition(syntax, self.env), self.env), inputs, at, body.span)
-
-        return e.inside(self, apply)  # type: ignore[no-any-return]
+    def fed(self, e: Elaborator, body: Expr, inputs: tuple[Tensor, ...], at: Place) -> Result:
+        """The results of feeding `inputs` to a production."""
+        if self.signature is None:
+            value = e.evaluate(body, self.env, at, wants_module=True)
+            return e.apply(e.need_module(value, body.span, body), inputs, at, body.span)
+        syntax = Def(Name(self.name, self.span), None, self.signature, body, body.span)
+        return e.apply(Signed(Definition(syntax, self.env), self.env), inputs, at, body.span)
 
     def count(self, c: Counter) -> int:
         return 1
@@ -184,9 +184,16 @@ class Drawer(Elaborator):
             return choice
         return self.inside(choice, lambda body: self.evaluate(body, choice.env, at, wants_module=True))
 
+    def feed(self, choice: Choice, action: Callable[[Expr], Result], at: Place) -> Result:
+        """The results of a choice of modules: those of the production that is chosen."""
+        return self.inside(choice, action)  # type: ignore[no-any-return]
+
     def inside(self, choice: Choice, action: Callable[[Expr], Any]) -> Any:
         """Make a choice, and do something with its production, inside it."""
-        number = self.choices.among(choice.path, self._open(choice))
+        return self.within(choice, self.choices.among(choice.path, self.open(choice)), action)
+
+    def within(self, choice: Choice, number: int, action: Callable[[Expr], Any]) -> Any:
+        """Do something with a production, inside the choice."""
         outer = self._inside
         self._inside = _Inside(f"{choice.path}:{number}/", choice.depth + choice.is_rule)
         try:
@@ -200,7 +207,7 @@ class Drawer(Elaborator):
         finally:
             self._inside = outer
 
-    def _open(self, choice: Choice) -> dict[int, float]:
+    def open(self, choice: Choice) -> dict[int, float]:
         """The weights of the alternatives that may be taken here.
 
         Raises: CompileError (E0706) when there is none.
