@@ -66,7 +66,7 @@ ARMS = {
 }
 ABLATIONS = {
     "evolution, with repetitions": Arm("evolution", {"distinct": False}, dedupe=False),
-    "evolution, weights inherited": Arm("evolution", {"inherit": True}),
+    "evolution, weights inherited": Arm("evolution", {"inherit": "always"}),
     "evolution, stopped early": Arm("evolution", evaluation={"early_stop": True}),
     "evolution, architecture-aware": Arm("evolution", evaluation={"architecture_aware": True}),
     "asha with mutations": Arm("halving", {"mutate": 0.5}),
@@ -99,7 +99,7 @@ def study(out: Path, task: str, seed: int, name: str, arm: Arm) -> Study:
         )
     if not found.complete:
         (out / "shared").mkdir(exist_ok=True)
-        own = arm.options.get("inherit", False) or not arm.dedupe  # needs the weights where the study looks for them
+        own = "inherit" in arm.options or not arm.dedupe  # needs the weights where the study looks for them
         run(found, Inline(folder if own else out / "shared"))
     return found
 

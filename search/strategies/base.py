@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pydantic import Field
 
 from archc.ir.diagnostics import CompileError
 from archc.search.goals import Goals
+from archc.search.inherit import TRANSFORM
 from archc.search.records import Candidate, Proposal, Result
 from archc.search.space import SearchSpace
 from archc.search.strategy import Options
@@ -18,10 +19,10 @@ class CommonOptions(Options):
     """What every strategy has."""
 
     distinct: bool = Field(True, description="try again where what comes up was proposed before")
-    inherit: bool = Field(
-        False,
-        description="a child begins with its parent's weights, in place of afresh: then a result is not its "
-        "architecture's alone",
+    inherit: Literal["never", "transforms", "always"] = Field(
+        "transforms",
+        description="which children begin with their parent's weights, in place of afresh: then a result is not its "
+        "architecture's alone; `transforms`: those that a pass has made",
     )
 
 
@@ -88,7 +89,7 @@ class Base(Generic[O]):
             made = self.new(number, "mutate", lambda key: self.space.mutate(parent, origin, key))
             for step in range(WALK):
                 if made.hash not in self.hashes or not self.options.distinct:
-                    return self._of_parents(made)
+                    return self.heir(made)
                 made = self.space.mutate(parent, made, f"{self.seed}/{number}/mutate/walk/{step}")
         except CompileError:
             pass
@@ -98,12 +99,16 @@ class Base(Generic[O]):
         """A part of one trial in the other; a draw where they have nothing in common, and no mutations either."""
         pair = (self.candidate(parents[0]), self.candidate(parents[1]))
         try:
-            return self._of_parents(self.new(number, "cross", lambda key: self.space.cross(parents, pair, key)))
+            return self.heir(self.new(number, "cross", lambda key: self.space.cross(parents, pair, key)))
         except CompileError:
             return self.fresh(number)
 
-    def _of_parents(self, made: Candidate) -> Candidate:
-        return made if self.options.inherit else made.model_copy(update={"inherit": None})
+    def heir(self, child: Candidate) -> Candidate:
+        """A child, with its parent's weights if the options say so."""
+        inherit = self.options.inherit
+        if inherit == "always" or (inherit == "transforms" and child.origin.startswith(TRANSFORM)):
+            return child
+        return child.model_copy(update={"inherit": None})
 
     def seed_net(self) -> Candidate | None:
         """The next net of the user's."""

@@ -75,7 +75,7 @@ class Local(Base[LocalOptions]):
         if not near:
             return None
         chosen = near[int(random(self.seed, self.tried[centre], f"neighbour/{centre}").integers(len(near)))]
-        return chosen.model_copy(update={"parents": (centre,), "inherit": centre if self.options.inherit else None})
+        return self.heir(chosen.model_copy(update={"parents": (centre,), "inherit": centre}))
 
 
 KIND = StrategyKind("local", "from the best of a few draws to better neighbours, again and again", LocalOptions, Local)

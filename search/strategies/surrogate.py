@@ -105,9 +105,7 @@ class SurrogateSearch(Base[SurrogateOptions]):
             return [self.fresh(number)]
         for trial in trials:
             self._sieve.learn(self.candidate(trial), self.results[trial])
-        pool = list(found.values())
-        if not self.options.inherit:
-            pool = [c.model_copy(update={"inherit": None}) for c in pool]
+        pool = [self.heir(candidate) for candidate in found.values()]
         return self._sieve.possible(pool) or pool
 
     def _improvement(self, number: int, trials: list[int], pool: list[Candidate]) -> Doubles:

@@ -89,7 +89,9 @@ class Tpe(Base[TpeOptions]):
         )
         study = self.optuna.create_study(sampler=sampler, directions=["minimize"] * len(self.goals.objectives))
         losses = {n: self.goals.losses(self.results[n]) for n in self.results}
-        worst = [max([v for v in column if v < float("inf")], default=0.0) for column in zip(*losses.values(), strict=True)]
+        worst = [
+            max([v for v in column if v < float("inf")], default=0.0) for column in zip(*losses.values(), strict=True)
+        ]
         state, trials = self.optuna.trial.TrialState, []
         for n, proposal in self.proposals.items():
             params = {p: v for p, v in (proposal.candidate.trace or {}).items() if p in domains}

@@ -90,7 +90,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("random", {}),
     ("random", {"distinct": False, "seeds": True}),
     ("evolution", {"population": 8}),
-    ("evolution", {"population": 8, "crossover": 0.5, "inherit": True, "distinct": False}),
+    ("evolution", {"population": 8, "crossover": 0.5, "inherit": "always", "distinct": False}),
     ("nsga2", {"population": 8}),
     ("halving", {}),
     ("halving", {"mutate": 0.5, "eta": 2, "rungs": 2}),

@@ -11,6 +11,7 @@ import pytest
 from archc.search.goals import Goals, parse_goals
 from archc.search.pareto import hypervolume
 from archc.search.records import Candidate, Proposal, Result
+from archc.search.strategies.base import Base
 from archc.search.strategy import Strategy, strategy_kind
 from archc.search.table import TableSpace
 
@@ -75,12 +76,16 @@ def test_evolution_starts_from_the_users_own_net(start: str, seeds: int) -> None
     assert all(c.parents == (0,) for c in first[1:]) == (start == "seeds")
 
 
-@pytest.mark.parametrize("inherit", [True, False])
-def test_weights_are_inherited_when_asked(inherit: bool) -> None:
+@pytest.mark.parametrize("inherit", ["never", "transforms", "always"])
+def test_weights_are_inherited_when_asked(inherit: str) -> None:
     for name in ("evolution", "nsga2", "local"):
-        children = [p.candidate for p, _ in climb(make(name, inherit=inherit), 40) if p.candidate.parents]
+        strategy = make(name, inherit=inherit)
+        children = [p.candidate for p, _ in climb(strategy, 40) if p.candidate.parents]
         assert children
-        assert all((c.inherit is not None) == inherit for c in children)
+        assert all((c.inherit is not None) == (inherit == "always") for c in children)
+        assert isinstance(strategy, Base)
+        grown = Candidate(text="", hash="", origin="transform/widen at linear", parents=(0,), inherit=0)
+        assert (strategy.heir(grown).inherit is not None) == (inherit != "never")
 
 
 def test_nsga2_finds_fronts() -> None:

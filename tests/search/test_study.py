@@ -228,7 +228,7 @@ def test_real_trainings_come_to_the_same_anywhere(tmp_path: Path) -> None:
 
     found = []
     for name in ("here", "there"):
-        with digits(tmp_path / name, lag=2, options={"population": 2, "inherit": True}) as study:
+        with digits(tmp_path / name, lag=2, options={"population": 2, "inherit": "always"}) as study:
             assert study.config.whole == 6 * 32
             if name == "here":
                 with pytest.raises(KeyboardInterrupt):
