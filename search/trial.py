@@ -58,6 +58,17 @@ def batches_of(spec: str) -> Batches:
     return found
 
 
+@contextmanager
+def computing_on(count: int) -> Iterator[None]:
+    """Compute on so many: sums are rounded as they are split, so another number comes to other weights."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Trial:
     """The evaluation of one job's candidate; `run` does it."""
 
@@ -77,7 +88,7 @@ class Trial:
         status, reason, message = "finished", "", ""
         kept: dict[str, Any] = {}
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), computing_on(self.evaluation.threads):
                 kept, stopped = self._evaluate()
             status = "stopped" if stopped else "finished"
         except Infeasible as found:
@@ -316,7 +327,7 @@ def tested(candidate: Candidate, evaluation: Evaluation, seed: int) -> dict[str,
     evaluation = evaluation.model_copy(update={"seed": seed})
     graph = loads(candidate.text)
     demand_fit(graph, task_of(evaluation))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), computing_on(evaluation.threads):
         training = fresh(graph, evaluation)
         try:
             training.run(training.steps)
