@@ -6,9 +6,14 @@ is promoted as soon as it is among the best of those that reached its rung so fa
 
 from __future__ import annotations
 
+from bisect import insort
+from dataclasses import dataclass, field
+
 from pydantic import Field
 
-from archc.search.records import Candidate, Proposal
+from archc.search.goals import Goals
+from archc.search.records import Candidate, Proposal, Result
+from archc.search.space import SearchSpace
 from archc.search.strategies.base import Base, CommonOptions
 from archc.search.strategy import StrategyKind, random
 
@@ -27,65 +32,78 @@ class HalvingOptions(CommonOptions):
     seeds: bool = Field(True, description="the user's own nets come first")
 
 
+@dataclass
+class _Rung:
+    """How many of a bracket were proposed at a fidelity and told, and those that were trained so far, best first."""
+
+    proposed: int = 0
+    told: int = 0
+    finished: list[tuple[float, int]] = field(default_factory=list)
+
+
 class Halving(Base[HalvingOptions]):
+    """Trials that begin together are a bracket; when asynchronous, all are in one."""
+
+    def __init__(self, space: SearchSpace, goals: Goals, seed: int, options: HalvingOptions) -> None:
+        super().__init__(space, goals, seed, options)
+        self._width = options.width or options.eta ** (options.rungs - 1)
+        self._brackets: list[list[_Rung]] = []
+        self._places: dict[int, tuple[int, int]] = {}
+        """Trial -> its bracket and its rung."""
+        self._promoted: set[int] = set()
+
+    def proposed(self, proposal: Proposal) -> None:
+        super().proposed(proposal)
+        if proposal.continues is not None:
+            bracket, rung = self._places[proposal.continues]
+            self._promoted.add(proposal.continues)
+            place = bracket, rung + 1
+        else:
+            if not self._brackets or (not self.options.asynchronous and self._brackets[-1][0].proposed == self._width):
+                self._brackets.append([_Rung() for _ in range(self.options.rungs)])
+            place = len(self._brackets) - 1, 0
+        self._places[proposal.number] = place
+        self._rung(place).proposed += 1
+
+    def tell(self, result: Result) -> None:
+        super().tell(result)
+        rung = self._rung(self._places[result.number])
+        rung.told += 1
+        if result.status == "finished":
+            insort(rung.finished, (self.loss(result.number), result.number))
+
     def ask(self, number: int) -> Proposal | None:
-        options, rungs = self.options, self._rungs()
-        if not options.asynchronous:
-            width = options.width or options.eta ** (options.rungs - 1)
-            bracket = rungs[0][(len(rungs[0]) - 1) // width * width :]
-            if len(bracket) < width and not self.exhausted:
-                return self._beginner(number, rungs)
-            rungs = self._rungs(set(bracket))
-        promoted = {p.continues for p in self.proposals.values()}
-        for rung in reversed(rungs[:-1]) if options.asynchronous else rungs[:-1]:
-            if not options.asynchronous and any(n not in self.results for n in rung):
-                return None  # until all of the rung are told
-            for best in self._better(rung):
-                if best not in promoted:
-                    return self._promotion(number, best, rungs.index(rung) + 1)
-        return None if self.exhausted else self._beginner(number, rungs)
+        rungs = self._brackets[-1] if self._brackets else []
+        if rungs and not self.options.asynchronous and rungs[0].proposed < self._width and not self.exhausted:
+            return self._beginner(number)
+        steps = list(enumerate(rungs[:-1], start=1))
+        for step, rung in reversed(steps) if self.options.asynchronous else steps:
+            count = rung.told // self.options.eta
+            if not self.options.asynchronous:
+                if rung.told < rung.proposed:
+                    return None  # until all of the rung are told
+                count = max(count, 1)
+            for _, best in rung.finished[:count]:
+                if best not in self._promoted:
+                    return Proposal(
+                        number=number, candidate=self.candidate(best), fidelity=self._fidelity(step), continues=best
+                    )
+        return None if self.exhausted else self._beginner(number)
 
-    def _rungs(self, beginners: set[int] | None = None) -> list[list[int]]:
-        """The trials of each rung; of those alone that go back to `beginners`."""
-        found: list[list[int]] = [[] for _ in range(self.options.rungs)]
-        places: dict[int, int] = {}
-        for number, proposal in self.proposals.items():
-            if proposal.continues is not None and proposal.continues not in places:
-                continue
-            if proposal.continues is None and beginners is not None and number not in beginners:
-                continue
-            places[number] = 0 if proposal.continues is None else places[proposal.continues] + 1
-            found[places[number]].append(number)
-        return found
+    def _beginner(self, number: int) -> Proposal:
+        candidate = (self.seed_net() if self.options.seeds else None) or self._begin(number)
+        return Proposal(number=number, candidate=candidate, fidelity=self._fidelity(0))
 
-    def _better(self, rung: list[int]) -> list[int]:
-        """One of `eta` of those that were told, best first; at least one of a whole bracket."""
-        count = sum(n in self.results for n in rung) // self.options.eta
-        if not self.options.asynchronous:
-            count = max(count, 1)
-        return sorted(self._finished(rung), key=lambda n: (self.loss(n), n))[:count]
-
-    def _finished(self, rung: list[int]) -> list[int]:
-        return [n for n in rung if n in self.results and self.results[n].status == "finished"]
-
-    def _promotion(self, number: int, before: int, rung: int) -> Proposal:
-        return Proposal(
-            number=number, candidate=self.candidate(before), fidelity=self._fidelity(rung), continues=before
-        )
-
-    def _beginner(self, number: int, rungs: list[list[int]]) -> Proposal:
-        return Proposal(number=number, candidate=self._begin(number, rungs), fidelity=self._fidelity(0))
-
-    def _begin(self, number: int, rungs: list[list[int]]) -> Candidate:
-        seed = self.seed_net() if self.options.seeds else None
-        if seed is not None:
-            return seed
-        far = next((fit for rung in reversed(rungs) if (fit := self._finished(rung))), [])
+    def _begin(self, number: int) -> Candidate:
+        far = [r.finished for bracket in self._brackets for r in bracket[1:] if r.finished]
         dice = random(self.seed, number, "begin")
         if far and dice.random() < self.options.mutate:
-            rivals = dice.choice(far, min(RIVALS, len(far)), replace=False).tolist()
-            return self.mutation(number, min(rivals, key=lambda n: (self.loss(n), n)))
+            rivals = dice.choice(len(far[-1]), min(RIVALS, len(far[-1])), replace=False)
+            return self.mutation(number, far[-1][rivals.min()][1])
         return self.fresh(number)
+
+    def _rung(self, place: tuple[int, int]) -> _Rung:
+        return self._brackets[place[0]][place[1]]
 
     def _fidelity(self, rung: int) -> float:
         return float(self.options.eta) ** (rung + 1 - self.options.rungs)
