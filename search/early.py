@@ -30,7 +30,7 @@ class Rule(Record):
     kind: Literal["median", "extrapolate"] = "extrapolate"
     warmup: int = Field(16, ge=3, description="whole trainings before anything is stopped")
     grace: float = Field(0.2, ge=0, le=1, description="share of a training before which it is not stopped")
-    doubt: float = Field(1.0, ge=0, description="deviations of the residuals in the training's favour")
+    doubt: float = Field(1.6, ge=0, description="deviations of the residuals in the training's favour")
     keep: float = Field(0.2, gt=0, le=1, description="share of the earlier trainings, the best, that it may end among")
 
 
