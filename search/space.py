@@ -11,14 +11,14 @@ from typing import Any, Protocol
 from archc.grammar.choices import Production
 from archc.grammar.draw import Drawn, Space, Trace, read_space
 from archc.grammar.enumerate import count, listing
-from archc.grammar.load import load
-from archc.grammar.misfits import empty
+from archc.grammar.load import check, load
+from archc.grammar.misfits import empty, misfits
 from archc.grammar.mutate import Variant, crossings, generator, parts, variants
 from archc.grammar.parser import parse_file
 from archc.grammar.printer import print_graph
 from archc.grammar.traces import read_trace, taking
 from archc.ir.canonical import canonical
-from archc.ir.diagnostics import CompileError, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, fail
 from archc.ir.dims import symbol
 from archc.ir.graph import Graph
 from archc.passes.spec import parse_transform
@@ -91,6 +91,15 @@ def open_space(
     except CompileError as error:
         raise empty(space, error) from None
     return GrammarSpace(space, tuple(_seed(Path(s), space, ports) for s in seeds), tuple(transforms), dict(kinds))
+
+
+def lint(
+    path: Path, values: Mapping[str, Any] | None = None, dims: Mapping[str, int] | None = None, thorough: bool = False
+) -> list[Diagnostic]:
+    """Warnings about a space without mistakes: E0703 for rules that nothing uses, E0704 where drawing need not end, and
+    where it is `thorough`, E0713 for alternatives that fit nowhere (some dozens of draws)."""
+    found = [d for d in check(path, values, dims) if d.severity == "warning"]
+    return found + (misfits(read_space(path, values, dims)) if thorough else [])
 
 
 class GrammarSpace:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archc.cli import console
-from archc.cli.console import note, print_json
+from archc.cli.console import note, print_json, report
 from archc.cli.live import live
 from archc.cli.options import Dims, Json, Set, parse_dims, parse_pairs, parse_values, register
 from archc.cli.tables import print_table
@@ -102,6 +102,7 @@ def search(
     latency_ms:min@cpu --budget 20m --study runs/digits
     """
     from archc.facade import search as facade
+    from archc.search.space import lint
 
     evaluation = {
         "steps": steps,
@@ -130,6 +131,7 @@ def search(
         "dims": parse_dims(dims),
         "evaluation": {name: value for name, value in evaluation.items() if value is not None},
     }
+    report(lint(space, parse_values(settings), parse_dims(dims), thorough=dry_run))
     if dry_run:
         tell_estimate(facade.estimate(space, task, workers=workers, **what), as_json)
         return
@@ -190,9 +192,9 @@ def tell_estimate(found: Estimate, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    size = "not counted" if found.size is None else f"{found.size:,}" if found.size < 1e9 else f"{found.size:.3g}"
     rows = [
-        ("architectures in the space", size),
+        ("derivations of the space's grammar", found.derivations),
+        ("architectures in the space", "too many to list" if found.size is None else f"{found.size:,}"),
         (f"different ones among {found.drawn} draws", str(found.distinct)),
         (f"tried: {found.tried}, infeasible", str(found.infeasible)),
         ("seconds of one training", f"{found.training_seconds:.2f}"),

@@ -12,12 +12,15 @@ from typing import Any
 from archc.facade.compile import compile
 from archc.facade.model import loads
 from archc.facade.study import Budget, Study, go_on, tell
+from archc.grammar.draw import read_space
+from archc.grammar.enumerate import count
 from archc.ir.diagnostics import CompileError, Note, fail
 from archc.search import engine, vault
 from archc.search import study as studies
 from archc.search.evaluation import Evaluation
 from archc.search.executors import make_executor
 from archc.search.goals import Goals, parse_goals
+from archc.search.space import SearchSpace, open_space
 from archc.search.work import SYNTHETIC
 
 Paths = Sequence[Path | str]
@@ -103,7 +106,8 @@ def begin(
     """
     goals = parse_goals(list(objectives), list(constraints))
     how = evaluation_of(task, goals, evaluation or {})
-    check(how)
+    files = [Path(s) for s in seeds]
+    check(how, open_space(Path(space), values=values, dims=dims, seeds=files, transforms=transforms))
     return studies.Study.create(
         Path(study),
         Path(space),
@@ -116,7 +120,7 @@ def begin(
         dedupe=dedupe,
         values=values,
         dims=dims,
-        seeds=[Path(s) for s in seeds],
+        seeds=files,
         transforms=transforms,
     )
 
@@ -128,16 +132,22 @@ def evaluation_of(task: str, goals: Goals, fields: Mapping[str, Any]) -> Evaluat
     return build(Evaluation, {**fields, "task": task, "goals": goals}, "E0617", "the evaluation")
 
 
-def check(evaluation: Evaluation) -> None:
-    """See that the task can be had and that targets can run here, before anything depends on it.
+def check(evaluation: Evaluation, space: SearchSpace) -> None:
+    """See that the task can be had, that networks of the space fit it, that what is asked for can be told of them, and
+    that targets can run here, before any trial is spent on it.
 
-    Raises: CompileError E0610-E0617 for task and recipe, E0746 (exit code 4) for a target that this machine lacks.
+    Raises: CompileError E0610-E0617 for task and recipe, E0615 and E0616 for a space that does not fit, E0721 and E0722
+    for quantities, E0746 (exit code 4) for a target that this machine lacks.
     """
     if evaluation.task == SYNTHETIC:
         return
-    from archc.backends.torch.training import Recipe, load_task
+    from archc.search.keys import recipe_of, task_of
+    from archc.search.objectives import check_goals
+    from archc.search.trial import demand_fit
 
-    Recipe.for_task(load_task(evaluation.task).defaults, **evaluation.recipe)
+    recipe_of(evaluation)
+    check_goals(evaluation.goals, task_of(evaluation))
+    demand_fit(loads(space.draw("fit").text).graph, task_of(evaluation))
     targets = [g.target for g in evaluation.goals.objectives] + [g.target for g in evaluation.goals.constraints]
     for target in dict.fromkeys(t for t in targets if t is not None):
         try:
@@ -146,9 +156,7 @@ def check(evaluation: Evaluation) -> None:
             raise fail(
                 "E0746",
                 f"nothing can be measured on `{target}` here",
-                notes=[
-                    Note(f"{d.code}: {d.message}" + (f" ({d.label})" if d.label else "")) for d in error.diagnostics
-                ],
+                notes=[Note(f"{d.code}: {d.message}{d.label and f' ({d.label})'}") for d in error.diagnostics],
                 help="`archc doctor` says what works on this machine",
                 exit_code=4,
             ) from error
@@ -161,7 +169,8 @@ _SMALLEST = "arch probe()\ninput x: f32[N, 2]\noutput y: f32[N, 2]\ny = x -> lin
 class Estimate:
     """What a search would take, told from a few evaluations.
 
-    size            how many architectures there are in the space; None: too many to count, or not countable
+    size            how many architectures there are in the space; None: too many to list
+    derivations     how many its grammar derives, whether they fit or not: a number, its logarithm, or `endless`
     drawn, distinct architectures that were drawn, and how many of them differ
     tried           architectures that were evaluated, `infeasible` of them in vain
     seconds         of one whole training on one worker, and of measuring it with all workers paused
@@ -170,6 +179,7 @@ class Estimate:
     """
 
     size: int | None
+    derivations: str
     drawn: int
     distinct: int
     tried: int
@@ -205,6 +215,7 @@ def estimate(
             studies.strategy_options(asked)
             drawn = [begun.space.draw(f"estimate/{i}").hash for i in range(DRAWN)]
             size = begun.space.size()
+            derivations = str(count(read_space(space, more.get("values"), more.get("dims"))))
             try:
                 engine.run(begun, make_executor("pool", begun.folder, workers=1))
             except CompileError as error:
@@ -220,6 +231,7 @@ def estimate(
     trainings = wanted.evaluations or 60 * (wanted.minutes or 0) / one
     return Estimate(
         size=size,
+        derivations=derivations,
         drawn=DRAWN,
         distinct=len(set(drawn)),
         tried=len(history.told),
