@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from archc.backends.torch.module import initial, to_torch
@@ -128,8 +130,7 @@ class Trial:
         with self._timed("keep"):
             sha256 = self._keep(graph, training, weights, metrics)
         kept: dict[str, Any] = {"weights": sha256}
-        targets = dict.fromkeys(g.target for g, kind in goals_of(self.evaluation.goals) if kind.measured and g.target)
-        for target in targets:
+        for target in targets_of(self.evaluation):
             with self._timed("compile"):
                 artifact = self._compile(graph, weights, sha256, target)
             self.extra[f"artifact@{target}"] = artifact
@@ -255,22 +256,11 @@ class Trial:
 
     def _compile(self, graph: Graph, weights: Mapping[str, Any], sha256: str, target: str) -> str:
         """Compile the trained network into the vault; its address. Raises: Infeasible."""
-        from archc.backends.tvm.compile import compile_graph
-        from archc.backends.tvm.targets import parse_target
-
-        threads = self.evaluation.threads
-        key = code_key(graph, target, self.evaluation.batch, threads, sha256)
+        key = code_key(graph, target, self.evaluation.batch, self.evaluation.threads, sha256)
         path = vault.artifact_path(self.folder, key)
         if not path.exists():
             try:
-                compile_graph(
-                    graph,
-                    weights,
-                    path,
-                    spec=parse_target(target, threads=threads),
-                    source=print_graph(graph),
-                    preprocessing=self.task.preprocessing,
-                )
+                compiled(graph, weights, path, self.evaluation, target, self.task)
             except CompileError as error:
                 found = error.diagnostics[0]
                 raise Infeasible("invalid", f"cannot be compiled: {found.code}: {found.message}") from error
@@ -318,8 +308,31 @@ def prepare(evaluation: Evaluation) -> None:
     check_goals(evaluation.goals, task_of(evaluation))
     batches_of(evaluation.task)
     waken()
-    if any(kind.measured for _, kind in goals_of(evaluation.goals)):
-        import archc.backends.tvm.compile  # noqa: F401  takes seconds, once here instead of in every worker
+    graph = loads(_SMALLEST)
+    with tempfile.TemporaryDirectory(prefix="archc-") as folder:
+        for target in targets_of(evaluation):  # what a first compilation loads and sets up takes longer than the rest
+            compiled(graph, first_weights(graph, 0), Path(folder) / "smallest.archc", evaluation, target)
+
+
+_SMALLEST = "arch probe()\ninput x: f32[N, 2]\noutput y: f32[N, 2]\ny = x -> linear(2)\n"
+
+
+def targets_of(evaluation: Evaluation) -> list[str]:
+    """The targets on which something is measured."""
+    return list(dict.fromkeys(g.target for g, kind in goals_of(evaluation.goals) if kind.measured and g.target))
+
+
+def compiled(
+    graph: Graph, weights: Mapping[str, Any], path: Path, evaluation: Evaluation, target: str, task: Task | None = None
+) -> None:
+    """Compile a network for a target. Raises: CompileError."""
+    from archc.backends.tvm.compile import compile_graph
+    from archc.backends.tvm.targets import parse_target
+
+    spec = parse_target(target, threads=evaluation.threads)
+    arrays = {name: np.asarray(array) for name, array in weights.items()}
+    preprocessing = None if task is None else task.preprocessing
+    compile_graph(graph, arrays, path, spec=spec, source=print_graph(graph), preprocessing=preprocessing)
 
 
 def tested(candidate: Candidate, evaluation: Evaluation, seed: int) -> dict[str, float]:
