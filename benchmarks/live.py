@@ -41,7 +41,8 @@ from archc.search.study import Budget, Study
 SPACE = Path(__file__).parent.parent / "examples" / "spaces" / "digits_net.arch"
 TASKS = {"hard_digits": "hard_digits", "digits": "digits"}
 SEEDS = (0, 1, 2)
-STEPS = 300
+STEPS = 200
+MAX_FLOPS = 300_000
 RECIPE: dict[str, Any] = {"lr": 0.01, "batch_size": 32, "keep": "last", "device": "cpu"}
 GRID = (24, 48, 96, 256)
 DRAWS = 16
@@ -62,14 +63,13 @@ class Arm:
 ARMS = {
     "random": Arm("random", budget=256),
     "evolution": Arm("evolution"),
-    "surrogate": Arm("surrogate"),
+    "asha, mutations": Arm("halving", {"mutate": 0.5}),
 }
 ABLATIONS = {
     "evolution, with repetitions": Arm("evolution", {"distinct": False}, dedupe=False),
     "evolution, weights inherited": Arm("evolution", {"inherit": "always"}),
     "evolution, stopped early": Arm("evolution", evaluation={"early_stop": True}),
     "evolution, architecture-aware": Arm("evolution", evaluation={"architecture_aware": True}),
-    "asha with mutations": Arm("halving", {"mutate": 0.5}),
 }
 
 
@@ -95,7 +95,7 @@ def study(out: Path, task: str, seed: int, name: str, arm: Arm) -> Study:
             options=arm.options,
             seed=seed,
             dedupe=arm.dedupe,
-            values={"channels": channels, "side": side, "classes": data.output.shape[0]},
+            values={"channels": channels, "side": side, "classes": data.output.shape[0], "max_flops": MAX_FLOPS},
         )
     if not found.complete:
         (out / "shared").mkdir(exist_ok=True)
