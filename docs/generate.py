@@ -191,7 +191,13 @@ Each image has three channels with a digit of its own, composed as `hard_digits`
 split each is shown equally often in each channel. Everything is drawn from `seed`. The commonest sum has about 7.5 %
 of the images.
 
-Input f32[N, 3, size, size], output f32[N, 28]. 4788 images train, 1200 validate, 1200 test.""",
+Input f32[N, 3, size, size], output f32[N, 28]. 4788 images train, 1200 validate, 1200 test. With `classes=2` only zeros
+and ones are shown, and there are four sums: the smaller, the sooner something is learned.""",
+    "mult_digits": """\
+Images as in `add_digits`; the label is the last digit of the product of the three, every one with equal probability (of
+digits drawn freely, 43 % would have a product that ends in 0). With `classes=3` only 0, 1 and 2 are shown.
+
+Input f32[N, 3, size, size], output f32[N, 10]. 4788 images train, 1200 validate, 1200 test.""",
     "tiles": """\
 Each image is four tiles, 2×2, with a digit each, composed as `hard_digits` are (in a scale of 0.7–1 where a tile is
 smaller than 10 pixels). The label is the number of distinct digits among the four, 1 to 4, with equal probability;
@@ -199,6 +205,28 @@ equal digits are different source images, mostly. The source images are split fi
 sides. Everything is drawn from `seed`.
 
 Input f32[N, 1, size, size], output f32[N, 4]. 4788 images train, 1200 validate, 1200 test.""",
+    "dyck": """\
+A sequence of brackets of `kinds` kinds, k opening and k + `kinds` closing. Half of them are well nested; in the others
+two brackets of a well-nested one are exchanged, so that counts tell nothing. As in all tasks on sequences, everything is
+drawn from `seed`, and no sequence is on two sides, or twice on one.
+
+Input i64[N, length], output f32[N, 2].""",
+    "listops": """\
+Nested lists with an operator each, `min`, `max`, `first` or `sum` modulo 10, over digits and lists. Symbols: 0 to 9 are
+digits, 10 to 13 open a list with these operators, 14 closes it, 15 fills up to `length`. After ListOps (Nangia & Bowman
+2018, arXiv:1804.06028), smaller, and with `first` in the place of the median.
+
+Input i64[N, length], output f32[N, 10].""",
+    "copy": """\
+Random symbols; for every place the label is what stood `lag` places before, in a circle: attention by position, or a
+mixing of places, can tell, and nothing that looks at one place can.
+
+Input i64[N, length], output f32[N, length, symbols].""",
+    "induction": """\
+Random symbols; the last one stands once before, and the label is what followed it there. After the induction heads of
+Olsson et al. 2022 (arXiv:2209.11895).
+
+Input i64[N, length], output f32[N, symbols].""",
     "breast_cancer": "Input f32[N, 30], output f32[N, 2]; each feature is centred and scaled.",
     "wine": "Input f32[N, 13], output f32[N, 3]; each feature is centred and scaled.",
     "npz": """\

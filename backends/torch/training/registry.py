@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import parse_qsl
 
-from archc.backends.torch.training import composed, datasets, images, text
+from archc.backends.torch.training import composed, datasets, images, sequences, text
 from archc.backends.torch.training.options import build
 from archc.backends.torch.training.tasks import Task, TaskKind
 from archc.ir.diagnostics import did_you_mean, fail
@@ -23,7 +23,8 @@ def task_kinds() -> dict[str, TaskKind]:
     >>> sorted(task_kinds())[:2]
     ['add_digits', 'breast_cancer']
     """
-    kinds = {kind.name: kind for kind in (*datasets.KINDS, *composed.KINDS, images.IMAGES, text.TEXT)}
+    own = (*datasets.KINDS, *composed.KINDS, *sequences.KINDS, images.IMAGES, text.TEXT)
+    kinds = {kind.name: kind for kind in own}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             kind = entry.load()
