@@ -29,7 +29,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ y = x -> Body -> linear({outputs})
 STRATEGIES = ("evolution", "random", "nsga2", "halving")
 LAG = 4
 LONG = 300.0  # seconds in which a process that was killed must be gone
-SESSION = {"synthetic": 2.0, "real": 8.0}  # seconds from which moments are drawn
 WRITE_WINDOW = 0.003  # seconds after a file appears
+MOST = 12  # kills of a coordinator in one study: so it comes to its end however long a start takes
 VICTIMS = (("coordinator", 0.5), ("nursery", 0.2), ("worker", 0.3))
 
 
@@ -203,19 +203,29 @@ def fresh_study(kind: str, strategy: str, evaluations: int) -> Iterator[Path]:
         yield folder
 
 
-def undisturbed(nursery: Nursery, kind: str, strategy: str, evaluations: int, workers: int) -> list[Any]:
-    """The course of a study that nobody kills."""
+def undisturbed(nursery: Nursery, kind: str, strategy: str, evaluations: int, workers: int) -> tuple[list[Any], float]:
+    """The course of a study that nobody kills, and the seconds that it takes."""
     with fresh_study(kind, strategy, evaluations) as folder:
+        begin = time.monotonic()
         nursery.start(folder, workers)
         if nursery.wait():
             raise SystemExit((folder / "said").read_text())
-        return course(Watch(folder).look())
+        return course(Watch(folder).look()), time.monotonic() - begin
 
 
 def kill_study(
-    nursery: Nursery, kind: str, strategy: str, evaluations: int, expected: list[Any], draw: random.Random
+    nursery: Nursery,
+    kind: str,
+    strategy: str,
+    evaluations: int,
+    expected: list[Any],
+    seconds: float,
+    draw: random.Random,
 ) -> dict[str, Any]:
-    """Kill a study until it has come to its end; what happened. `wrong` is empty when all is well."""
+    """Kill a study until it has come to its end; what happened. `wrong` is empty when all is well.
+
+    `expected` is its course, and `seconds` how long it takes, when nobody kills it.
+    """
     kills, sessions = [], 0
     with fresh_study(kind, strategy, evaluations) as folder:
         watch = Watch(folder)
@@ -223,7 +233,8 @@ def kill_study(
             workers = draw.choice((1, 2, 4))
             coordinator = nursery.start(folder, workers)
             sessions += 1
-            landed = list(_kills(nursery, coordinator, folder, kind, draw))
+            victims = VICTIMS if sessions <= MOST else VICTIMS[1:]
+            landed = list(_kills(nursery, coordinator, folder, victims, seconds, draw))
             kills += landed
             code = nursery.wait()
             if not any(kill["victim"] == "coordinator" for kill in landed):
@@ -251,7 +262,12 @@ def kill_study(
 
 
 def _kills(
-    nursery: Nursery, coordinator: psutil.Process, folder: Path, kind: str, draw: random.Random
+    nursery: Nursery,
+    coordinator: psutil.Process,
+    folder: Path,
+    victims: Sequence[tuple[str, float]],
+    seconds: float,
+    draw: random.Random,
 ) -> Iterator[dict[str, Any]]:
     """Kill now and then, until the coordinator has ended, by itself or by us."""
     begin = time.monotonic()
@@ -259,10 +275,10 @@ def _kills(
         in_a_write = draw.random() < 0.5
         if in_a_write:
             _until_a_write(nursery, folder, draw.randrange(12))
-        delay = draw.uniform(0, WRITE_WINDOW if in_a_write else SESSION[kind])
+        delay = draw.uniform(0, WRITE_WINDOW if in_a_write else seconds)
         if nursery.has_ended(delay):
             return
-        victim = draw.choices([v for v, _ in VICTIMS], [share for _, share in VICTIMS])[0]
+        victim = draw.choices([v for v, _ in victims], [share for _, share in victims])[0]
         family = _family(coordinator)
         if not family[victim]:
             continue
@@ -313,21 +329,21 @@ def kill_many(
     """Kill until `count` kills have landed; a row for each study, those in `out` too."""
     results = Results(out / "rows.jsonl") if out is not None else None
     rows: list[dict[str, Any]] = list(results.rows) if results else []
-    expected: dict[tuple[str, str], list[Any]] = {}
+    expected: dict[tuple[str, str], tuple[list[Any], float]] = {}
     nursery = Nursery()
     try:
         while (landed := sum(len(row["kills"]) for row in rows)) < count:
             number = len(rows)
             draw = random.Random(f"{seed} {number}")
-            kind = "real" if number % 10 < round(10 * real) else "synthetic"
+            kind = "real" if number % 10 >= 10 - round(10 * real) else "synthetic"
             strategy = strategies[number % len(strategies)]
-            size = evaluations if kind == "synthetic" else evaluations // 3
+            size = evaluations if kind == "synthetic" else evaluations // 5
             if (kind, strategy) not in expected:
                 one, *others = (undisturbed(nursery, kind, strategy, size, w) for w in _widths(kind))
-                if any(other != one for other in others):
+                if any(other[0] != one[0] for other in others):
                     raise SystemExit(f"{kind}, {strategy}: the number of workers changes the course")
                 expected[kind, strategy] = one
-            row = {"number": number, **kill_study(nursery, kind, strategy, size, expected[kind, strategy], draw)}
+            row = {"number": number, **kill_study(nursery, kind, strategy, size, *expected[kind, strategy], draw)}
             rows.append(row)
             if results is not None:
                 results.add(row)
@@ -372,7 +388,9 @@ def main() -> None:
         nursery()
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = kill_many(options.kills, options.seed, out=options.out, real=options.real, say=print)
+    rows = kill_many(
+        options.kills, options.seed, out=options.out, real=options.real, say=lambda text: print(text, flush=True)
+    )
     found = summary(rows) | {"seed": options.seed, "processor seconds": round(sum(os.times()[:4]))}
     (options.out / "summary.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))

@@ -26,7 +26,7 @@ class Ended(Exception):
 class Companion:
     """A Python process that runs a module of archc, is told lines of JSON and answers in such.
 
-    It stands in a session of its own: Ctrl-C is for us alone, who end it.
+    It heads a group of its own: Ctrl-C is for us alone, who end it.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Companion:
             stdout=subprocess.PIPE,
             stderr=errors,
             env=os.environ | dict(env or {}),
-            start_new_session=True,
+            process_group=0,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -129,8 +129,9 @@ class Nursery:
         """Fork a process for a job."""
         try:
             self.warm(job)
-        except Exception as error:  # the job's own failure, found before it had a process
-            self.say(job.key, "failed", **_account(error))
+        except Exception as error:  # it would be the same with every job
+            account = _account(error)
+            self.say(job.key, "failed", **account | {"what": "disk" if account["what"] == "disk" else "setup"})
             self.say(job.key, "ended", status=1, verdict="", words="", seconds=0.0)
             return
         log = tempfile.TemporaryFile(prefix="archc-worker-", buffering=0)  # noqa: SIM115  has no name: nothing is left
@@ -280,12 +281,10 @@ def _account(error: BaseException) -> dict[str, str]:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             what = "disk"
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, CompileError):
-        found = error.diagnostics[0]
-        message = f"{found.code}: {found.message}" + (f" ({found.label})" if found.label else "")
-    else:
-        message = f"{type(error).__name__}: {error}"
-    return {"what": what, "message": message[:1000]}
+    if not isinstance(error, CompileError):
+        return {"what": what, "code": "", "message": f"{type(error).__name__}: {error}"}
+    found = error.diagnostics[0]
+    return {"what": what, "code": found.code, "message": found.message + (f" ({found.label})" if found.label else "")}
 
 
 def _say(replies: int, **words: Any) -> None:

@@ -11,6 +11,7 @@ A job runs in a process that is forked for it (`archc.search.worker`). What happ
 | killed from outside                       | lost, `KILLS` times in all, then infeasible: `crash`           |
 | a diagnostic / another exception          | infeasible: `invalid` / `crash`                                |
 | no room to write                          | CompileError E0728 from `wait`: the study stops, and can go on |
+| what all jobs share cannot be loaded      | its diagnostic from `wait`, or E0737                           |
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from archc.ir.diagnostics import fail
+from archc.ir.diagnostics import CompileError, fail
 from archc.search.executor import Event, Job
 from archc.search.processes import Companion, Ended, Words, end_group, ending
 from archc.search.records import Point, Result
@@ -46,7 +47,7 @@ class _Running:
     slot: int
     process: int | None = None
     curve: list[Point] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: Words = field(default_factory=dict)
 
 
 class Pool:
@@ -81,7 +82,8 @@ class Pool:
     def wait(self, seconds: float) -> list[Event]:
         """News, as soon as there is some.
 
-        Raises: CompileError E0728 when a worker finds no room to write, E0737 when workers cannot be started.
+        Raises: CompileError E0728 when a worker finds no room to write, E0737 when workers cannot be started, and what
+        loading the task raises.
         """
         end = time.monotonic() + seconds
         while not self._events and self._running:
@@ -162,7 +164,7 @@ class Pool:
                 running.curve.append(Point.model_validate(said["point"]))
                 self._events.append(Event(key=said["key"], kind="report", point=running.curve[-1]))
             case "failed":
-                running.failed = {"what": said["what"], "message": said["message"]}
+                running.failed = said
             case "ended":
                 del self._running[said["key"]]
                 self._starts = 0
@@ -176,10 +178,13 @@ class Pool:
             return
         limits, last = job.evaluation, _telling(said["words"])
         if running.failed:
-            what, message = running.failed["what"], running.failed["message"]
+            what, code, message = (running.failed[name] for name in ("what", "code", "message"))
             if what == "disk":
                 raise full(self.folder, message)
-            self._infeasible(running, "invalid" if what == "invalid" else "crash", message, said["seconds"])
+            if what == "setup":
+                raise fail(code, message) if code else _unable(message)
+            told = f"{code}: {message}" if code else message
+            self._infeasible(running, "invalid" if what == "invalid" else "crash", told, said["seconds"])
         elif verdict == "memory":
             message = f"more than {limits.memory_mb} MB of resident memory"
             self._infeasible(running, "memory", message, said["seconds"])
@@ -227,18 +232,22 @@ class Pool:
                 message = f"with the process of the workers: {ending(status)}"
                 self._events.append(Event(key=key, kind="lost", message=message))
         if self._starts >= _STARTS:
-            raise fail(
-                "E0737",
-                "worker processes cannot be started",
-                label=f"{_STARTS} times in a row: {ending(status)}",
-                help="what they say is on standard error; `archc doctor` tells what works here",
-            )
+            raise _unable(f"{_STARTS} times in a row: {ending(status)}")
 
     def _end_running(self) -> None:
         """Groups whose heads died with their parent may have members that did not."""
         for running in self._running.values():
             if running.process is not None:
                 end_group(running.process)
+
+
+def _unable(why: str) -> CompileError:
+    return fail(
+        "E0737",
+        "worker processes cannot be started",
+        label=why,
+        help="what they say is on standard error; `archc doctor` tells what works here",
+    )
 
 
 def _telling(words: str) -> str:

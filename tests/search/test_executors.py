@@ -224,6 +224,14 @@ def test_workers_that_cannot_start_are_told(tmp_path: Path, monkeypatch: pytest.
         run_all(pool, [job(0)])
 
 
+def test_a_task_that_cannot_be_loaded_stops_the_study(tmp_path: Path, pool: Pool) -> None:
+    made = job(0)
+    evaluation = made.evaluation.model_copy(update={"task": "npz:missing.npz", "recipe": {}})
+    with pytest.raises(CompileError, match="E061"):
+        run_all(pool, [made.model_copy(update={"evaluation": evaluation})])
+    assert read_result(tmp_path, made.key) is None
+
+
 def test_unknown_names_are_told(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"E0736[\s\S]*did you mean `pool`"):
         make_executor("pol", tmp_path)
