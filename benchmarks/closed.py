@@ -3,12 +3,12 @@
     python benchmarks/closed.py --out closed/ [--shard 0/2] [--tasks hard_digits,tiles] [--only 20]
 
 `--shard i/n` does every n-th training of each task: several processes share the work, each with a file of its own. The
-tasks come one after the other, so that what is there when time runs out is whole tasks. A script that was killed goes on
-where it was. `--table` gathers what is there into the table that `benchmarks/closed_table.py` loads.
+tasks come one after the other, so that what is there when time runs out is whole tasks. A script that was killed goes
+on where it was. `closed_table.py` gathers the rows into the table that searches are replayed on.
 
-Recipe: AdamW, rate 0.015, cosine, batches of 32, 126 steps; the weights are those of the last step. Validation accuracy is
-taken on the way, too. The test split is opened for every one, at its end: it is what a search's choice is judged by, and
-no strategy that is replayed on the table sees it.
+Recipe: AdamW, rate 0.015, cosine, batches of 32, 126 steps; the weights are those of the last step. Validation accuracy
+is taken on the way, too. The test split is opened for every one, at its end: it is what a search's choice is judged by,
+and no strategy that is replayed on the table sees it.
 """
 
 from __future__ import annotations

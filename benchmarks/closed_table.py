@@ -34,8 +34,8 @@ QUANTITIES = ("params", "flops", "activation_bytes")
 class Table:
     """Axes: task, seed, architecture, checkpoint, as far as each has them. NaN: not trained (yet).
 
-    An architecture's hash and its quantities depend on the task, which settles channels, side and classes; its trace does
-    not. `accuracy` and `loss` are those of validation at the end (`accuracy` is the end of `curves`), `seconds` are CPU.
+    An architecture's hash and its quantities depend on the task, which settles channels, side and classes; its trace
+    does not. `loss` is that of validation at the end, as `accuracy` is, the end of `curves`; `seconds` are CPU time.
     """
 
     tasks: tuple[str, ...]
@@ -102,7 +102,8 @@ def _gathered(folder: Path) -> Table:
     curves = np.full((*cells, len(CHECKPOINTS)), np.nan)
     hashes = np.full((cells[0], cells[2]), "0" * 64)
     for row in rows:
-        task, seed, number = at = tasks.index(row["task"]), row["seed"], row["number"]
+        task, number = tasks.index(row["task"]), row["number"]
+        at = task, row["seed"], number
         curve = row["curve"] + [0.0] * (len(CHECKPOINTS) - len(row["curve"]))  # one that diverged knows nothing
         curves[at] = curve
         found["loss"][at] = row["val_loss"]

@@ -2,11 +2,11 @@
 
     python benchmarks/early_stop.py [--table benchmarks/data/closed.npz] [--report early_stop.md]
 
-A random search of 128 networks, 100 seeds, on each task, without early stopping and with each of some rules. What a rule
-saves is counted in training samples. Quality is the mean accuracy, over the table's seeds, of the network that the search
-chose by one seed's validation; regret is what is missing to the best network of the space. *Same trials*: all 128, on
-fewer samples. *Same budget*: what is saved is spent on further networks. Intervals: 95 %, bootstrapped over seeds, of the
-difference to the search that stops nothing, on the same networks in the same order.
+A random search of 128 networks, 100 seeds, on each task, without early stopping and with each of some rules. What a
+rule saves is counted in training samples. Quality is the mean accuracy, over the table's seeds, of the network that the
+search chose by one seed's validation; regret is what is missing to the best network of the space. *Same trials*: all
+128, on fewer samples. *Same budget*: what is saved is spent on further networks. Intervals: 95 %, bootstrapped over
+seeds, of the difference to the search that stops nothing, on the same networks in the same order.
 """
 
 from __future__ import annotations

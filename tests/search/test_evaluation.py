@@ -204,7 +204,7 @@ def test_what_all_jobs_share_is_loaded_once() -> None:
     job = Job(
         key="0", proposal=Proposal(number=0, candidate=Candidate(text=NET, hash="0")), evaluation=changed(task="wime")
     )
-    with pytest.raises(CompileError, match="E0610.*wime"):
+    with pytest.raises(CompileError, match=r"E0610.*wime"):
         warm(job)
 
 

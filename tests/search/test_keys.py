@@ -106,7 +106,7 @@ def test_every_part_of_code_counts() -> None:
 
 
 def test_a_recipe_that_searches_have_no_use_for() -> None:
-    with pytest.raises(CompileError, match="E0720.*ema"):
+    with pytest.raises(CompileError, match=r"E0720.*ema"):
         recipe_of(EVALUATION.model_copy(update={"recipe": {"ema": 0.9}}))
     with pytest.raises(CompileError, match="E0617"):
         recipe_of(EVALUATION.model_copy(update={"recipe": {"rate": 0.9}}))

@@ -81,8 +81,7 @@ def balanced(symbols: list[int], kinds: int) -> bool:
 
 
 def draw_dyck(config: DyckConfig, rng: np.random.Generator) -> Example:
-    """A balanced sequence; half of the time two of its brackets are exchanged so that it is not: what it is made of does
-    not tell."""
+    """A balanced sequence; half of the time two of its brackets are exchanged so that it is not: counts do not tell."""
     stack: list[int] = []
     symbols: list[int] = []
     while len(symbols) < config.length:
@@ -203,8 +202,10 @@ def dyck(config: DyckConfig) -> Task:
 
 
 def listops(config: ListopsConfig) -> Task:
-    """What does a nested expression of `min`, `max`, `first` and `sum` modulo 10 come to? After ListOps (Nangia & Bowman
-    2018, arXiv:1804.06028), smaller, and with `first` in the place of the median."""
+    """What does a nested expression of `min`, `max`, `first` and `sum` modulo 10 come to?
+
+    After ListOps (Nangia & Bowman 2018, arXiv:1804.06028), smaller, and with `first` in the place of the median.
+    """
     return _task("listops", config, partial(draw_listops, config), 10, config.length)
 
 

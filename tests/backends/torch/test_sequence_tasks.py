@@ -71,8 +71,10 @@ def test_they_can_be_searched_on() -> None:
 
     net = "arch net\ninput x: i64[N, {n}]\noutput y: f32[N, {out}]\ny = x -> embedding({v}, 8) -> {body} linear({k})\n"
     for spec, n, v, k, body in [("dyck", 24, 4, 2, "flatten ->"), ("copy", 16, 8, 8, "")]:
-        out = f"{n}, {k}" if not body else k
-        demand_fit(loads(net.format(n=n, v=v, k=k, body=body, out=out)), load_task(f"{spec}?{SMALL}"))
+        task = load_task(f"{spec}?{SMALL}")
+        right, wrong = (
+            loads(net.format(n=size, v=v, k=k, body=body, out=k if body else f"{size}, {k}")) for size in (n, n + 1)
+        )
+        demand_fit(right, task)
         with pytest.raises(CompileError, match="E0615"):
-            wrong = out if body else f"{n + 1}, {k}"
-            demand_fit(loads(net.format(n=n + 1, v=v, k=k, body=body, out=wrong)), load_task(f"{spec}?{SMALL}"))
+            demand_fit(wrong, task)
