@@ -40,7 +40,7 @@ def status(folders: Folders, as_json: Json = False) -> None:
 
     found = [Study.open(folder) for folder in folders]
     if as_json:
-        print_json([s.standing.model_dump() | {"study": s.folder, "config": s.config.model_dump()} for s in found])
+        print_json([study.to_json() for study in found])
         return
     for study in found:
         config = study.config

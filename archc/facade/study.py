@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from archc.facade.winners import Winner, keep_winners, winner
 from archc.search import engine
@@ -17,6 +18,7 @@ from archc.search import study as studies
 from archc.search.executor import Executor
 from archc.search.executors import make_executor
 from archc.search.history import Ended, Trial
+from archc.search.report.commands import search_command
 from archc.search.report.status import Standing, standing
 from archc.search.store import LOCK
 
@@ -108,6 +110,14 @@ class Study:
     def times(self) -> dict[str, float]:
         """Where time went, in seconds: of workers by kind of work, and of the coordinator."""
         return {**self._study.history.seconds_of_work, **self._study.history.overheads}
+
+    def to_json(self) -> dict[str, Any]:
+        """How far it has come, how it was set, and the command that carries it out again."""
+        more = {"study": self.folder, "state": self.state(), "strategy": self.config.strategy, "times": self.times()}
+        config = self.config.model_dump(mode="json")
+        return (
+            self.standing.model_dump() | more | {"config": config, "command": search_command(self.config, self.folder)}
+        )
 
     def replay(self) -> list[tuple[int, str, str]]:
         """Where the strategy would now propose something else: (trial, hash in the log, hash now)."""
