@@ -54,7 +54,7 @@ class Case:
 
     name: str
     options: Mapping[str, Any]
-    budget: int = 128
+    budget: int = 96
     seeds: int = 100
     early: bool = False
 
@@ -67,18 +67,18 @@ CASES: dict[str, Case] = {
     "asha": Case("halving", {}),
     "halving": Case("halving", {"asynchronous": False, "width": 27}),
     "asha, mutations": Case("halving", {"mutate": 0.5}),
-    "surrogate": Case("surrogate", {}, 96, 20),
-    "surrogate, forest": Case("surrogate", {"model": "forest"}, 96, 20),
-    "tpe": Case("tpe", {}, 96, 20),
+    "surrogate": Case("surrogate", {}, seeds=20),
+    "surrogate, forest": Case("surrogate", {"model": "forest"}, seeds=10),
+    "tpe": Case("tpe", {}, seeds=20),
 }
 ABLATIONS: dict[str, Case] = {
-    "random, with repetitions": Case("random", {"distinct": False}),
-    "evolution, with repetitions": Case("evolution", {"distinct": False}),
-    "random, stopped early": Case("random", {}, early=True),
-    "evolution, stopped early": Case("evolution", {}, early=True),
-    "evolution, crossover": Case("evolution", {"crossover": 0.5}),
-    "evolution, population 50": Case("evolution", {"population": 50, "tournament": 10}),
-    "evolution, population 10": Case("evolution", {"population": 10, "tournament": 3}),
+    "random, with repetitions": Case("random", {"distinct": False}, seeds=50),
+    "evolution, with repetitions": Case("evolution", {"distinct": False}, seeds=50),
+    "random, stopped early": Case("random", {}, seeds=50, early=True),
+    "evolution, stopped early": Case("evolution", {}, seeds=50, early=True),
+    "evolution, crossover": Case("evolution", {"crossover": 0.5}, seeds=50),
+    "evolution, population 50": Case("evolution", {"population": 50, "tournament": 10}, seeds=50),
+    "evolution, population 10": Case("evolution", {"population": 10, "tournament": 3}, seeds=50),
 }
 
 

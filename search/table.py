@@ -30,6 +30,7 @@ class TableSpace:
         self.index = {c.hash: i for i, c in enumerate(candidates)}
         assert len(self.index) == len(candidates), "the candidates of a table differ"
         self._seeds = tuple(seeds)
+        self._near: dict[int, list[Candidate]] = {}
         traces = [dict(c.trace or {}) for c in candidates]
         paths = sorted({path for trace in traces for path in trace})
         self._values = {path: sorted({trace[path] for trace in traces if path in trace}) for path in paths}
@@ -87,9 +88,11 @@ class TableSpace:
         at = self.index.get(parent.hash)
         if at is None:
             return []
-        own = self._codes[at]
-        differ = ((self._codes != own) & (self._codes >= 0) & (own >= 0)).sum(1)
-        return [self.candidates[i] for i in np.flatnonzero(differ == 1)]
+        if at not in self._near:
+            own = self._codes[at]
+            differ = ((self._codes != own) & (self._codes >= 0) & (own >= 0)).sum(1)
+            self._near[at] = [self.candidates[i] for i in np.flatnonzero(differ == 1)]
+        return self._near[at]
 
     def size(self) -> int | None:
         return len(self.candidates)
