@@ -22,7 +22,7 @@ from archc.ir.dims import substitute
 
 ROOT = Path(archc.__file__).parents[1]
 SPACES = ROOT / "examples" / "spaces"
-SMALL = ("cells", "transformer", "choices", "darts", "digits_net", "closed")
+SMALL = ("cells", "transformer", "choices", "darts", "digits_net", "closed", "sequences")
 TASKS = {"hard_digits": {}, "add_digits": {"channels": 3, "classes": 28}, "tiles": {"side": 16, "classes": 4}}
 
 
@@ -60,10 +60,10 @@ def test_a_hundred_draws_are_sound(name: str):
         is_sound(space.draw(2, i), run=True)
 
 
-@pytest.mark.parametrize("name", ["cells", "transformer", "choices", "darts", "closed"])
+@pytest.mark.parametrize("name", ["cells", "transformer", "choices", "darts", "closed", "digits_net"])
 def test_spaces_fit_their_tasks(name: str):
     for values in TASKS.values():
-        graph = read_space(SPACES / f"{name}.arch", values).draw(0, 0).graph
+        graph = read_space(SPACES / f"{name}.arch", {"side": 12} | values).draw(0, 0).graph
         channels, side = values.get("channels", 1), values.get("side", 12)
         assert str(graph.inputs[0].type) == f"f32[N, {channels}, {side}, {side}]"
         assert str(graph.outputs[0].type) == f"f32[N, {values.get('classes', 10)}]"
