@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from archc.grammar.draw import read_space
 from archc.search.goals import Goals, parse_goals
 from archc.search.pareto import hypervolume
 from archc.search.records import Candidate, Proposal, Result
+from archc.search.space import KINDS, GrammarSpace
 from archc.search.strategies.base import Base
 from archc.search.strategy import Strategy, strategy_kind
 from archc.search.table import TableSpace
@@ -59,6 +61,34 @@ def test_it_climbs(name: str) -> None:
 def test_tpe_climbs() -> None:
     pytest.importorskip("optuna", reason="the extra `archc[search]` is not installed")
     assert mean_best("tpe", 30, 3) > mean_best("random", 30, 3)
+
+
+@pytest.mark.parametrize("name", ["evolution", "nsga2", "halving", "local", "tpe"])
+def test_an_open_space(name: str) -> None:
+    """Choices depend on choices, and some are real numbers."""
+    if name == "tpe":
+        pytest.importorskip("optuna", reason="the extra `archc[search]` is not installed")
+    text = """
+    space tiny()
+    input  x: f32[N, 4]
+    output y: f32[N, 2]
+    rule Body = linear(range(8, 32, step = 8)) -> choose { relu | leaky_relu(range(0.01, 0.3, log = true)) }
+              | 0.5: Body -> Body when depth < 4
+    y = x -> Body -> linear(2)
+    """
+    space = GrammarSpace(read_space(text), (), (), KINDS)
+    options = {"tpe": {"startup": 4, "domain": 16}, "evolution": {"population": 4}, "nsga2": {"population": 4}}
+    kind = strategy_kind(name)
+    strategy = kind.make(space, ONE, 0, kind.options(**options.get(name, {})))
+    for number in range(14):
+        proposal = strategy.ask(number)
+        assert proposal == strategy.ask(number)
+        assert proposal is not None
+        strategy.proposed(proposal)
+        accuracy = 1 / len(proposal.candidate.trace or {})
+        strategy.tell(Result(number=number, status="finished", values={"accuracy": accuracy}))
+    assert isinstance(strategy, Base)
+    assert len(strategy.hashes) == len([p for p in strategy.proposals.values() if p.continues is None])
 
 
 def test_evolution_the_oldest_dies() -> None:
