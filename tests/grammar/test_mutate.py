@@ -142,6 +142,25 @@ def test_every_other_production_of_every_place_comes_once(space: Space):
     assert sorted(found) == sorted((p.path, o) for p in parts(space, trace).values() for o in p.others)
 
 
+@pytest.mark.parametrize(
+    ("branches", "choices", "others"),
+    [("copies(4, linear(Width))", 1, set()), ("linear(Width), linear(Width)", 2, {0, 1})],
+)
+def test_replicas_change_together(branches: str, choices: int, others: set[int]):
+    """Of what is copied, a mutation changes every copy; of what is drawn apart, one."""
+    space = read_space(HEAD + f'rule Width = 4 | 8 | 16\ny = x -> branch({branches}, merge = "concat") -> linear(4)\n')
+    trace = space.draw(0, 1).trace
+    assert len(trace) == choices
+
+    def widths(of: Trace) -> list[int]:
+        return [n.call.params.out for n in space.redraw(of).graph.nodes if n.op.name == "linear"][:-1]
+
+    before, unchanged = widths(trace), set()
+    for _, edit in edits(space, trace, "production"):
+        unchanged |= {i for i, (old, new) in enumerate(zip(before, widths(edit), strict=True)) if old == new}
+    assert unchanged == others
+
+
 def test_crossover_puts_a_part_of_one_into_the_other(space: Space):
     first, second = (space.draw(5, i).trace for i in range(2))
     found = list(crossings(space, (first, second), "key"))
