@@ -1,7 +1,7 @@
 """How well is a network's latency predicted before it is compiled?
 
-    python benchmarks/latency.py --out RUNS/latency measure
-    python benchmarks/latency.py --out RUNS/latency score
+    python benchmarks/latency.py measure --out RUNS/latency
+    python benchmarks/latency.py score --out RUNS/latency
 
 `measure` draws networks of several spaces, compiles them for this machine's CPU (one thread, batch axis open) and times
 each in `--rounds` rounds (see timing.py), rows in `OUT/*.jsonl`; it goes on where it was. Rounds of odd number are one
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,32 +46,35 @@ def draws(space: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         index += 1
 
 
-def networks(out: Path, share: float, seed: int) -> dict[str, str]:
+def networks(out: Path, counts: Mapping[str, int], seed: int) -> dict[str, str]:
     """The texts by name, drawn once and kept in a file."""
     rows = Results(out / "nets.jsonl")
     known = {row["name"] for row in rows.rows}
-    for space, (_, count) in SPACES.items():
-        for name, text in draws(space, max(1, round(count * share)), seed):
+    for space, count in counts.items():
+        for name, text in draws(space, count, seed):
             if name not in known:
                 rows.add({"name": name, "space": space, "text": text})
     return {row["name"]: row["text"] for row in rows.rows}
 
 
 def measure(options: argparse.Namespace) -> None:
-    texts = networks(options.out, options.share, options.seed)
+    given = (one.partition("=") for one in options.spaces)
+    counts = {space: int(count or SPACES[space][1]) for space, _, count in given}
+    texts = networks(options.out, counts, options.seed)
     whole = compiled(options.out / "artifacts", texts, Results(options.out / "compiled.jsonl"))
     print(f"{len(whole)} of {len(texts)} networks compiled", flush=True)
     rows = Results(options.out / "times.jsonl")
     kept = {name: texts[name] for name in whole}
-    timed(options.out / "artifacts", kept, BATCHES, range(options.rounds), rows, core=options.core)
+    timed(options.out / "artifacts", kept, options.batches, range(options.rounds), rows, core=options.core)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=1.0, help="of the networks, for a try")
+    parser.add_argument("--spaces", nargs="+", default=list(SPACES), help="SPACE[=COUNT]: how many networks of which")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--core", type=int, default=None, help="the core that the timed process is pinned to")
     parser.add_argument("what", choices=("measure", "score"))
     options = parser.parse_args()

@@ -78,8 +78,8 @@ def _seen(graph: Graph, batch: int) -> Seen:
 
 def _moved(node: Node, batch: int) -> float:
     """Bytes that a node reads and writes, weights included."""
-    values = [*node.inputs, *node.outputs, *node.weights.values()]
-    return sum(_at(v.type.bytes, batch) for v in values)
+    types = [*(v.type for v in (*node.inputs, *node.outputs)), *(p.type for p in node.weights.values())]
+    return sum(_at(t.bytes, batch) for t in types)
 
 
 def _at(dim: Dim, batch: int) -> float:

@@ -68,6 +68,7 @@ _HOMES: dict[str, str] = {
     "local": "archc.search.strategies.local",
     "tpe": "archc.search.strategies.tpe",
     "surrogate": "archc.search.strategies.surrogate",
+    "oneshot": "archc.search.strategies.oneshot",
 }
 """Strategy -> the module whose `KIND` describes it."""
 
