@@ -8,7 +8,7 @@ And transforms as mutations: a pass at one of its sites.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from archc.grammar.mutate import generator
 from archc.grammar.parser import parse
 from archc.grammar.printer import print_graph
 from archc.grammar.program import Program
-from archc.grammar.syntax import Bind, Port, Require, Rule
+from archc.grammar.syntax import Bind, Let, Port, Ref, Require, Rule, walk
 from archc.ir.canonical import canonical
 from archc.ir.clone import clone
 from archc.ir.diagnostics import CompileError
@@ -32,7 +32,7 @@ from archc.passes.spec import parse_pass, parse_transform
 from archc.passes.transform import find_sites, settle
 
 REACH = 12
-"""Nodes that a stretch has at most."""
+"""Tensors before the end of a stretch among which its beginning is looked for."""
 TRIES = 40
 """Stretches that are tried for one graft."""
 
@@ -55,7 +55,7 @@ def grafts(space: Space, text: str, key: str) -> Iterator[Made]:
         if stretch is None or not rules:
             return
         rule, seed = rules[int(rng.integers(len(rules)))], int(rng.integers(2**62))
-        part = _drawn(space, rule, graph.inputs, stretch[0].type, stretch[1].type, seed)
+        part = _drawn(space, rule, stretch[0].type, stretch[1].type, seed)
         made = None if part is None else admitted(space, _spliced(graph, stretch[0].name, stretch[1].name, part))
         if made is not None:
             yield made
@@ -85,16 +85,20 @@ def _upstream(out: Value) -> list[Value]:
     return [v for v in found if v.type.dtype == "f32"]
 
 
-def _drawn(
-    space: Space, rule: str, inputs: Sequence[Value], given: TensorType, wanted: TensorType, seed: int
-) -> Graph | None:
+def _drawn(space: Space, rule: str, given: TensorType, wanted: TensorType, seed: int) -> Graph | None:
     """A network of one rule of the space, between two types; None where none is found."""
     ports = parse(f"space part\ninput x: {given}\noutput y: {wanted}\ny = x -> {rule}\n", space.syntax.file)
-    rest = [i for i in space.syntax.items if not isinstance(i, Port | Bind | Require)]
+    items = [i for i in space.syntax.items if not isinstance(i, Bind | Require)]
+    tensors = {"x"}
+    for item in items:  # what is computed from the space's own inputs is no part of its rules
+        if isinstance(item, Port):
+            tensors.add(item.name.text)
+        elif isinstance(item, Let) and any(isinstance(n, Ref) and n.name in tensors for n in walk(item)):
+            tensors |= {name.text for name in item.names}
+    rest = [i for i in items if not isinstance(i, Port) and not (isinstance(i, Let) and i.names[0].text in tensors)]
     try:
-        return (
-            Space(replace(space.syntax, items=(*ports.items, *rest)), space.values, None, space.limits).draw(seed).graph
-        )
+        part = Space(replace(space.syntax, items=(*ports.items, *rest)), space.values, None, space.limits)
+        return part.draw(seed).graph
     except CompileError:
         return None
 

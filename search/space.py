@@ -28,8 +28,6 @@ from archc.search.records import Candidate
 
 KINDS: Mapping[str, float] = {"resample": 0.4, "production": 0.3, "parameter": 0.2, "exchange": 0.1, "transform": 0.25}
 """How often each kind of mutation is tried first, relative to each other; transforms where the search has some."""
-
-
 LISTED = 4096
 """Derivations of a space that is listed to count its architectures."""
 

@@ -89,7 +89,8 @@ def test_seeds_are_mutated_by_drawing_stretches_anew(tmp_path: Path):
         "arch mine\ninput x: f32[M, 4]\noutput y: f32[M, 4]\n"
         "y = x -> linear(12) -> tanh -> residual(linear(12) -> softmax) -> linear(4)\n"
     )
-    rules = "rule Body = Act | Act -> linear(12)\nrule Act = relu | gelu | linear(12)\ny = x -> Body -> linear(4)\n"
+    rules = "rule Body = Act | Act -> linear(12)\nrule Act = relu | gelu | linear(12)\nlet z = x -> Body\n"
+    rules += "y = z -> linear(4)\n"
     found = space(tmp_path, "require params < 700\n" + rules, seeds=[mine])
     (seed,) = found.seeds()
     assert (seed.origin, seed.trace) == ("seed", None)
