@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -205,6 +205,11 @@ def mean(values: NDArray[np.float64]) -> Mean:
     return Mean(float(values.mean()), float(low), float(high))
 
 
+def ahead(differences: NDArray[np.float64]) -> bool:
+    """Whether the interval of the mean excludes parity, and less."""
+    return not np.isnan(differences).any() and mean(differences).low > 0
+
+
 def qualities(results: Results, task: str, case: str) -> NDArray[np.float64]:
     """Seeds by budgets, in percent; NaN beyond the budget of the case."""
     rows = sorted((r for r in results.rows if (r["task"], r["case"]) == (task, case)), key=lambda r: r["seed"])
@@ -239,6 +244,9 @@ def figures(results: Results, table: Table) -> dict[str, Any]:
                 GAINS[0]: vars(mean(100 * (ours - average) / average)),
                 GAINS[1]: vars(mean(100 * (ours - paired[:, at[96]]) / paired[:, at[96]])),
                 GAINS[2]: vars(mean(ours - paired[:, at[256]])),
+                "ahead from": next(
+                    (b for b, i in at.items() if b <= 96 and ahead(quality[:, i] - paired[:, at[256]])), None
+                ),
                 "thinking": float(np.mean([r["seconds"] / r["trials"] for r in rows])),
             }
         found[task] = told
@@ -246,23 +254,25 @@ def figures(results: Results, table: Table) -> dict[str, Any]:
 
 
 def tables(found: Mapping[str, Any]) -> str:
-    """The figures as tables in Markdown."""
-    lines = []
-    for task, told in found.items():
-        lines += [
-            f"\n`{task}`: best test accuracy {told['best']:.1f}%, mean {told['mean']:.1f}%; "
-            f"regret of the best validated of all {told['regret of all']:.1f}\n",
-            "| strategy | regret at 16 | 32 | 64 | 96 | over the random mean, % | over best-of-96 random, % "
-            "| minus random at 256 | ms a proposal |",
-            "|---" * 9 + "|",
-        ]
-        for case, one in told["cases"].items():
-            regrets = [Mean(**one["regret"][b]).text() for b in (16, 32, 64, 96)]
-            gains = [
-                Mean(**one[k]).text(1, "+") for k in ("over random mean", "over best of as many", "minus random at 256")
-            ]
-            name = case if one["seeds"] == 100 else f"{case} ({one['seeds']} seeds)"
-            lines.append(f"| {name} | " + " | ".join([*regrets, *gains, f"{1000 * one['thinking']:.1f}"]) + " |")
+    """The figures as tables in Markdown: a row for each case, a column for each task."""
+
+    def table(title: str, cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+        cases = dict.fromkeys(case for told in found.values() for case in told["cases"])
+        cells = [[cell(t["cases"][case]) if case in t["cases"] else "" for t in found.values()] for case in cases]
+        rows = [["", *found], ["---"] * (len(found) + 1), *([c, *told] for c, told in zip(cases, cells, strict=True))]
+        return ["", f"{title}:", "", *("| " + " | ".join(row) + " |" for row in rows)]
+
+    lines = [
+        f"`{task}`: best test accuracy {told['best']:.1f}%, mean {told['mean']:.1f}%; "
+        f"regret of the best validated of all {told['regret of all']:.1f}"
+        for task, told in found.items()
+    ]
+    for budget in (32, 96):
+        lines += table(f"Regret at {budget}", lambda one, budget=budget: Mean(**one["regret"][budget]).text())
+    for gain in GAINS:
+        lines += table(f"At 96, {gain}", lambda one, gain=gain: Mean(**one[gain]).text(1, "+"))
+    lines += table("Ahead of random at 256 from", lambda one: str(one["ahead from"] or "-"))
+    lines += table("Seeds; ms of CPU a proposal", lambda one: f"{one['seeds']}; {1000 * one['thinking']:.1f}")
     return "\n".join(lines) + "\n"
 
 
