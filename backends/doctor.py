@@ -164,6 +164,12 @@ assert b"<svg" in graph.draw(format="svg", prog="dot")
 print("pygraphviz", pygraphviz.__version__)
 """
 
+_RAY = """
+import os, ray
+named = [name for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN") if os.environ.get(name)]
+print(f"{ray.__version__},", f"token from {named[0]}" if named else "no token is named in the environment")
+"""
+
 _PROBES: list[Callable[[float], Check]] = [
     _cpu,
     _cache,
@@ -180,5 +186,5 @@ _PROBES: list[Callable[[float], Check]] = [
     _python("drawing", _DRAWING, "pip install pygraphviz", "show"),
     _package("onnx", "onnx", "pip install 'archc[export]'", "import and export of ONNX"),
     _package("onnxruntime", "onnxruntime", "pip install 'archc[bench]'", "bench --against onnxruntime"),
-    _package("ray", "ray", "pip install 'ray[default]'", "searching on several machines"),
+    _python("ray", _RAY, "pip install 'archc[ray]'", "searching on several machines"),
 ]
