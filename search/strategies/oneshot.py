@@ -112,14 +112,15 @@ class OneShot(Base[OneShotOptions]):
             except CompileError:
                 continue
             if all(drawn.trace.get(path) == number for path, number in chosen.items()):  # else it met no requirement
-                yield Candidate(
+                made = Candidate(
                     text=drawn.text,
                     hash=drawn.hash,
                     origin="oneshot",
                     trace=drawn.trace,
                     parents=(trial,),
-                    inherit=trial if self.options.inherit else None,
+                    inherit=trial,
                 )
+                yield self.heir(made)
 
 
 def evaluate(job: Job, folder: Path, report: Report) -> Result:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from archc.ir.diagnostics import CompileError
 from archc.metanet.surrogate.model import LOWEST
 from archc.search.goals import Goals
 from archc.search.learners import Learner, Model, learner
@@ -61,12 +62,11 @@ class SurrogateSearch(Base[SurrogateOptions]):
         return Proposal(number=number, candidate=self._candidate(number))
 
     def _candidate(self, number: int) -> Candidate:
-        for seed in self.space.seeds():
-            if seed.hash not in self.hashes:
-                return seed
+        if (seed := self.seed_net()) is not None:
+            return seed
         trials = self._distinct()
-        feasible = sum(self.results[n].status != "infeasible" for n in trials)
-        if feasible < LOWEST or len(trials) + self.pending < self.options.initial:
+        known = np.isfinite(self._losses(trials)).all(1).sum()
+        if known < LOWEST or len(trials) + self.pending < self.options.initial:
             return self.fresh(number)
         if random(self.seed, number, "explore").random() < self.options.explore:
             return self.fresh(number)
@@ -82,7 +82,8 @@ class SurrogateSearch(Base[SurrogateOptions]):
 
     def _losses(self, trials: Sequence[int]) -> Doubles:
         """[trials, objectives]"""
-        return np.array([self.goals.losses(self.results[n]) for n in trials])
+        found = [self.goals.losses(self.results[n]) for n in trials]
+        return np.array(found).reshape(len(trials), len(self.goals.objectives))
 
     def _pool(self, number: int, trials: list[int]) -> list[Candidate]:
         """Candidates that were not proposed before; those that are surely infeasible only where there are no others."""
@@ -94,19 +95,23 @@ class SurrogateSearch(Base[SurrogateOptions]):
         found: dict[str, Candidate] = {}
         for k in range(self.options.pool):
             key = f"{self.seed}/{number}/pool/{k}"
-            if k % 2 and parents:
-                parent = parents[(k // 2) % len(parents)]
-                made = self.space.mutate(parent, self.candidate(parent), key)
-            else:
-                made = self.space.draw(key)
+            made = self._near(parents[(k // 2) % len(parents)], key) if k % 2 and parents else None
+            made = made or self.space.draw(key)
             if made.hash not in self.hashes:
                 found.setdefault(made.hash, made)
         if not found:
             return [self.fresh(number)]
         for trial in trials:
             self._sieve.learn(self.candidate(trial), self.results[trial])
-        pool = [self.heir(candidate) for candidate in found.values()]
+        pool = list(found.values())
         return self._sieve.possible(pool) or pool
+
+    def _near(self, parent: int, key: str) -> Candidate | None:
+        """A mutation; None where there is none."""
+        try:
+            return self.heir(self.space.mutate(parent, self.candidate(parent), key))
+        except CompileError:
+            return None
 
     def _improvement(self, number: int, trials: list[int], pool: list[Candidate]) -> Doubles:
         """What each candidate is expected to gain on the best so far."""
