@@ -16,56 +16,58 @@ from pathlib import Path
 
 import numpy as np
 from closed_table import TABLE, Floats, Table, load
+from numpy.typing import NDArray
 
-from archc.search.early import Rule, hopeless
-from archc.search.records import Point
+from archc.search.early import Rule, falls_short
 
-TRIALS, SEEDS, UNIT = 128, 100, 90
+TRIALS, SEEDS = 128, 100
 RULES = {
     "median": Rule(kind="median"),
-    "median, from 1/9 on": Rule(kind="median", grace=0.1),
+    "median, after 1/3": Rule(kind="median", grace=0.2),
     "extrapolate, doubt 0.5": Rule(doubt=0.5),
     "extrapolate, doubt 1": Rule(doubt=1.0),
-    "extrapolate, doubt 1.6": Rule(doubt=1.6),
-    "extrapolate, doubt 1.6, from 1/9 on": Rule(doubt=1.6, grace=0.1),
+    "extrapolate, doubt 1.6": Rule(),
+    "extrapolate, doubt 1.6, after 1/3": Rule(grace=0.2),
     "extrapolate, doubt 2.5": Rule(doubt=2.5),
 }
-Curves = list[tuple[Point, ...]]
 
 
-def search(curves: Curves, order: np.ndarray, rule: Rule | None, budget: float, trials: int) -> tuple[int, float]:
-    """The network with the best last score, and the share of whole trainings that was spent; ends with either limit."""
-    whole: Curves = []
-    best, chosen, spent = -np.inf, -1, 0.0
-    for number in order[:trials]:
+def search(
+    curves: Floats, shares: Floats, order: NDArray[np.int64], rule: Rule | None, budget: float
+) -> tuple[int, float]:
+    """The network with the best last score, and how many whole trainings it took; ends with the order or the budget."""
+    whole: list[int] = []
+    spent = 0.0
+    for number in order:
         curve = curves[number]
-        seen = len(curve)
-        if rule is not None:
-            points = range(1, len(curve))
-            seen = next((k for k in points if hopeless(curve[:k], whole, rule)), len(curve))
-        spent += curve[seen - 1].samples / UNIT
+        seen = stopped(curve, shares, curves[whole], rule) if rule is not None else len(curve)
+        spent += shares[seen - 1]
         if spent > budget + 1e-9:
             break
         if seen == len(curve):
-            whole.append(curve)
-            if curve[-1].score > best:
-                best, chosen = curve[-1].score, int(number)
-    return chosen, spent
+            whole.append(int(number))
+    return max(whole, key=lambda number: float(curves[number, -1])), spent
+
+
+def stopped(curve: Floats, shares: Floats, whole: Floats, rule: Rule) -> int:
+    """After which validation a rule stops a training; their number when it does not."""
+    for k in range(len(curve) - 1):
+        judges = len(whole) >= rule.warmup and shares[k] >= rule.grace
+        if judges and falls_short(curve[k], curve[: k + 1].max(), whole[:, k], whole[:, -1], rule):
+            return k + 1
+    return len(curve)
 
 
 def compare(table: Table, task: int, rule: Rule, seeds: int = SEEDS) -> dict[str, Floats]:
     """Per seed: the share of samples saved, and by how much accuracy differs, with the same trials and budget."""
-    quality = table.accuracy[task].mean(0)
+    quality, shares = table.accuracy[task].mean(0), table.checkpoints
     found: dict[str, list[float]] = {"saved": [], "same trials": [], "same budget": [], "regret": []}
-    samples = [round(UNIT * share) for share in table.checkpoints]
     for seed in range(seeds):
-        rng = np.random.Generator(np.random.Philox(seed))
-        order = rng.permutation(quality.size)
-        rows = table.curves[task, seed % 2]
-        curves = [tuple(Point(samples=s, score=v) for s, v in zip(samples, row, strict=True)) for row in rows]
-        plain, _ = search(curves, order, None, TRIALS, TRIALS)
-        fewer, spent = search(curves, order, rule, np.inf, TRIALS)
-        more, _ = search(curves, order, rule, TRIALS, len(order))
+        order = np.random.Generator(np.random.Philox(seed)).permutation(quality.size)
+        curves = table.curves[task, seed % 2]
+        plain, _ = search(curves, shares, order[:TRIALS], None, np.inf)
+        fewer, spent = search(curves, shares, order[:TRIALS], rule, np.inf)
+        more, _ = search(curves, shares, order, rule, TRIALS)
         found["saved"].append(1 - spent / TRIALS)
         found["same trials"].append(quality[fewer] - quality[plain])
         found["same budget"].append(quality[more] - quality[plain])

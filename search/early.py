@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from archc.search.records import Point, Record
 
 Curve = Sequence[Point]
+Scores = NDArray[np.float64]
 
 
 class Rule(Record):
@@ -29,7 +31,7 @@ class Rule(Record):
 
     kind: Literal["median", "extrapolate"] = "extrapolate"
     warmup: int = Field(16, ge=3, description="whole trainings before anything is stopped")
-    grace: float = Field(0.2, ge=0, le=1, description="share of a training before which it is not stopped")
+    grace: float = Field(0.1, ge=0, le=1, description="share of a training before which it is not stopped")
     doubt: float = Field(1.6, ge=0, description="deviations of the residuals in the training's favour")
     keep: float = Field(0.2, gt=0, le=1, description="share of the earlier trainings, the best, that it may end among")
 
@@ -54,12 +56,17 @@ def hopeless(curve: Curve, earlier: Sequence[Curve], rule: Rule = RULE) -> bool:
     if len(done) < rule.warmup or now < rule.grace * whole or now >= whole:
         return False
     then = np.array([score_at(c, now) for c in done])
-    if rule.kind == "median":
-        return bool(max(p.score for p in curve) < np.median(then))
     last = np.array([c[-1].score for c in done])
+    return falls_short(curve[-1].score, max(p.score for p in curve), then, last, rule)
+
+
+def falls_short(now: float, best: float, then: Scores, last: Scores, rule: Rule) -> bool:
+    """The rule itself: of a training with the score `now`, and the `best` one so far, against the scores that earlier
+    ones had `then`, after as many samples, and the `last` ones that they came to."""
+    if rule.kind == "median":
+        return bool(best < np.median(then))
     slope, offset, deviation = _line(then, last)
-    likely = offset + slope * curve[-1].score + rule.doubt * deviation
-    return bool(likely < np.quantile(last, 1 - rule.keep))
+    return bool(offset + slope * now + rule.doubt * deviation < np.quantile(last, 1 - rule.keep))
 
 
 def score_at(curve: Curve, samples: int) -> float:
@@ -71,7 +78,7 @@ def score_at(curve: Curve, samples: int) -> float:
     return float(np.interp(samples, [p.samples for p in curve], [p.score for p in curve]))
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+def _line(x: Scores, y: Scores) -> tuple[float, float, float]:
     """Slope (never negative: to be better now is no bad sign), offset and deviation of the residuals of y on x."""
     spread = float(((x - x.mean()) ** 2).sum())
     slope = max(0.0, float(((x - x.mean()) * (y - y.mean())).sum()) / spread) if spread > 0 else 0.0

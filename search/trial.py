@@ -139,11 +139,12 @@ class Trial:
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
-        begin = time.perf_counter()
+        """Count CPU time."""
+        begin = time.process_time()
         try:
             yield
         finally:
-            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - begin
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.process_time() - begin
 
     # Before the training
 

@@ -34,7 +34,7 @@ def test_the_bad_are_stopped_and_the_good_are_not(kind: str) -> None:
 
 
 def test_nothing_is_stopped_without_reason_to() -> None:
-    rule = Rule(warmup=10)
+    rule = Rule(warmup=10, grace=0.2)
     earlier = population(noise=0.002)
     assert hopeless(curve(0.2, 0.2), earlier, rule)  # the control for all that follow
     assert not hopeless((), earlier, rule)

@@ -16,7 +16,7 @@ from archc.search import vault
 from archc.search.evaluation import Evaluation, evaluate, final_test, warm
 from archc.search.executor import Job
 from archc.search.goals import parse_goals
-from archc.search.keys import train_key
+from archc.search.keys import task_of, train_key
 from archc.search.objectives import check_goals, metrics_of, objective_kind, objectives
 from archc.search.records import Candidate, Point, Proposal, Result
 from archc.search.trial import batches_of, fresh
@@ -166,7 +166,7 @@ def test_a_hopeless_curve_is_stopped(folder: Path) -> None:
     good = [tuple(p.model_copy(update={"score": 2 + 0.1 * k}) for p in whole.curve) for k in range(20)]
     jobs: dict[str, Any] = {"curves": tuple(good)}
     stopped = run(folder, evaluation=changed(early_stop=True), **jobs)
-    assert (stopped.status, stopped.samples) == ("stopped", 8 * 32)
+    assert (stopped.status, stopped.samples) == ("stopped", 4 * 32)
     assert run(folder, **jobs).status == "finished", "only where it is asked for"
     bad = tuple(p.model_copy(update={"score": 0.0}) for p in whole.curve)
     assert run(folder, evaluation=changed(early_stop=True), curves=(bad,) * 20).status == "finished"
@@ -181,6 +181,22 @@ def test_an_architecture_aware_recipe_is_another_training(folder: Path) -> None:
     assert (plain.weights()["a.weight"] != found).any()
     result = run(folder, deep, changed(architecture_aware=True))
     assert result.status == "finished"
+
+
+def test_own_arrays_are_a_task(folder: Path, tmp_path: Path) -> None:
+    """Values to predict: no accuracy, and a curve of losses, turned so that larger is better."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4)).astype(np.float32)
+    np.savez(tmp_path / "own.npz", x=x, y=x[:, :1] - x[:, 1:2])
+    own = changed(task=f"npz:{tmp_path / 'own.npz'}", goals=parse_goals(["loss", "flops"]), steps=60)
+    net = NET.replace("N, 13", "N, 4").replace("N, 3", "N, 1").replace("linear(3", "linear(1")
+    result = run(folder, net, own)
+    assert result.status == "finished", result.message
+    assert "accuracy" not in result.values
+    assert result.values["loss"] == -result.curve[-1].score < 0.2
+    assert result.curve[0].score < result.curve[-1].score
+    with pytest.raises(CompileError, match=r"E0722.*accuracy"):
+        check_goals(EVALUATION.goals, task_of(own))
 
 
 def test_goals_that_cannot_be_had() -> None:
