@@ -92,11 +92,8 @@ class Coordinator:
         """Trial -> those that will share its result."""
 
     def run(self) -> None:
-        self._log(
-            Event(
-                "opened", None, {"workers": self.executor.workers, "budget": str(self.budget), "versions": versions()}
-            )
-        )
+        terms = {"workers": self.executor.workers, "budget": str(self.budget), "versions": versions()}
+        self._log(Event("opened", None, terms))
         try:
             for trial in list(self.history.running.values()):
                 self._take_up(trial)
@@ -154,13 +151,14 @@ class Coordinator:
         waiting = len(self.history.running) - len(self._under_way)
         return len(self._under_way) + len(self._queue) >= self.executor.workers or waiting >= MOST_WAITING
 
-    def _affordable(self) -> bool:
-        """Whether the budget has room for another training."""
+    def _affordable(self, cost: float = 1e-6) -> bool:
+        """Whether the budget has room for what costs so much of a whole training. It is never exceeded by what was
+        expected: trials under way count as if they were trained to their ends."""
         history, budget = self.history, self.budget
         if history.idle >= max(MOST_IDLE, 10 * (budget.evaluations or 0)):
             return False
         if budget.evaluations is not None:
-            return history.committed < budget.evaluations - 1e-9
+            return history.committed + cost < budget.evaluations + 1e-9
         assert budget.minutes is not None
         trained = len(history.told) - history.shared
         one = sum(history.seconds_of_work.values()) / trained if trained else 0.0
@@ -176,6 +174,8 @@ class Coordinator:
         start = self._start_of(proposal)
         key = address(proposal, self.study.config, start)
         first = self.history.leaders.get(key)
+        if first is None and not self._affordable(self.history.cost(proposal)):
+            return False
         work = {"key": key, "start": start, "thought": round(thought, 6)}
         events = [Event("proposed", number, proposal)]
         if proposal.continues is not None:
@@ -318,8 +318,10 @@ def address(proposal: Proposal, config: StudyConfig, start: str | None) -> str:
         from archc.search.keys import train_key
 
         key = train_key(candidate, evaluation, proposal.fidelity, start)
-    others: list[object] = [proposal.work] if proposal.work != TRAIN else []
-    if start is not None:  # the same weights come to another start by another way
+    others: list[object] = []
+    if proposal.work != TRAIN:
+        others += [proposal.work, proposal.candidate.origin]
+    elif start is not None:  # the same weights come to another start by another way
         others.append("continues" if proposal.continues is not None else proposal.candidate.origin)
     if not config.dedupe:
         others.append(proposal.number)

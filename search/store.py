@@ -221,7 +221,7 @@ def full(folder: Path, why: str) -> CompileError:
         "E0728",
         f"the study in `{folder}` cannot be written",
         label=why,
-        help="all that was reported stands on the disk: make room, then `archc study resume`",
+        help="all that was logged stands on the disk: make room (and see that it may be written), then resume it",
     )
 
 

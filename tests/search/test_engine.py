@@ -16,7 +16,7 @@ import pytest
 from small_studies import EIGHT, Scrambled, begin, hashes
 
 from archc.ir.diagnostics import CompileError
-from archc.search import vault
+from archc.search import engine, vault
 from archc.search.engine import judged, run
 from archc.search.executor import Event, Job
 from archc.search.executors.pool import Pool
@@ -67,12 +67,14 @@ def test_what_strategies_hear_is_what_the_log_holds(tmp_path: Path) -> None:
 # Equal work
 
 
-def test_equal_work_is_done_once(tmp_path: Path) -> None:
-    with begin(tmp_path / "s", EIGHT, budget=20, options={"distinct": False}) as study:
+def test_equal_work_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_IDLE", 20)
+    with begin(tmp_path / "s", EIGHT, budget=9, options={"distinct": False}) as study:
         executor = Scrambled(study.folder, 3)
         run(study, executor)
         assert len(executor.done) == len(set(executor.done)) == 8, "the space has eight architectures"
         assert study.history.spent == 8
+        assert study.complete, "where nothing costs anything any more, a search ends"
         assert len(study.trials) > 8
         assert study.history.counts["shared"] == len(study.trials) - 8
         for trial in study.trials:
@@ -87,19 +89,11 @@ def test_equal_work_is_done_once(tmp_path: Path) -> None:
 
 def test_without_dedupe_it_is_done_again(tmp_path: Path) -> None:
     """The control."""
-    with begin(tmp_path / "s", EIGHT, budget=20, options={"distinct": False}, dedupe=False) as study:
+    with begin(tmp_path / "s", EIGHT, budget=9, options={"distinct": False}, dedupe=False) as study:
         run(study, Scrambled(study.folder, 3))
-        assert study.history.spent == 20
+        assert study.history.spent == 9
         assert len(set(hashes(study))) <= 8
         assert study.history.counts["shared"] == 0
-
-
-def test_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
-    """Where nothing costs anything any more: with every candidate distinct, or only duplicates."""
-    with begin(tmp_path / "s", EIGHT, budget=100, options={"distinct": False}) as study:
-        run(study, Scrambled(study.folder, 2))
-        assert study.history.spent == 8
-        assert study.complete
 
 
 # Constraints
@@ -153,6 +147,14 @@ def test_a_promoted_trial_pays_for_what_it_adds(tmp_path: Path) -> None:
         assert all(study.history.cost(t.proposal) == 0.5 for t in study.trials)
         assert "promoted" in kinds(study, promoted[0].number)
         assert all(t.proposal.fidelity == 1 for t in study.front())
+
+
+def test_a_budget_is_not_exceeded(tmp_path: Path) -> None:
+    """What is left over when the next training does not fit stays unspent."""
+    with begin(tmp_path / "s", budget=3.6, strategy="random") as study:
+        run(study, Scrambled(study.folder, 2))
+        assert study.history.spent == 3
+        assert study.complete
 
 
 # Workers that are lost
@@ -305,7 +307,7 @@ def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
 
 
 def test_minutes(tmp_path: Path) -> None:
-    with begin(tmp_path / "s", budget="0.03m", recipe={"seconds": 0.1}) as study:
+    with begin(tmp_path / "s", budget="0.03m", recipe={"takes": 0.1}) as study:
         run(study, Scrambled(study.folder, 2))
         number = len(study.trials)
         assert number <= 18, "as many as fit in 1.8 seconds"
@@ -330,8 +332,8 @@ with Study.open(folder) as study:
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """`kill -9` of the coordinator, again and again (`benchmarks/search_crash.py` does it hundreds of times)."""
-    how: dict[str, Any] = {"strategy": "evolution", "options": {"population": 4}, "budget": 14, "lag": 3}
-    how["recipe"] = {"seconds": 0.02}
+    how: dict[str, Any] = {"strategy": "evolution", "options": {"population": 4}, "budget": 10, "lag": 3}
+    how["recipe"] = {"takes": 0.02}
     folder, dice = tmp_path / "s", random.Random(0)
     begin(folder, **how).close()
     known, seen, kills = 0, dict[str, int](), 0
