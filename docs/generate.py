@@ -207,8 +207,8 @@ sides. Everything is drawn from `seed`.
 Input f32[N, 1, size, size], output f32[N, 4]. 4788 images train, 1200 validate, 1200 test.""",
     "dyck": """\
 A sequence of brackets of `kinds` kinds, k opening and k + `kinds` closing. Half of them are well nested; in the others
-two brackets of a well-nested one are exchanged, so that counts tell nothing. As in all tasks on sequences, everything is
-drawn from `seed`, and no sequence is on two sides, or twice on one.
+two brackets of a well-nested one are exchanged, so that counts tell nothing. As in all tasks on sequences, everything
+is drawn from `seed`, and no sequence is on two sides, or twice on one.
 
 Input i64[N, length], output f32[N, 2].""",
     "listops": """\

@@ -17,13 +17,13 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray
 
-from archc import __version__
 from archc.backends.weights import atomic_file
 from archc.ir.diagnostics import CompileError
 from archc.search import vault
@@ -128,8 +128,8 @@ class Bridge:
             self.slots[self.slots.index(slot)] = self.new_slot()
             return
         if slot.here is None:
-            if said["archc"] != __version__:
-                raise Failure("E0735", f"a node has archc {said['archc']}, this is {__version__}")
+            if said["archc"] != version("archc"):
+                raise Failure("E0735", f"a node has archc {said['archc']}, this is {version('archc')}")
             slot.here, slot.asked = said["machine"] == machine(), None
             return
         events, files, failure = said
