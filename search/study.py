@@ -196,9 +196,9 @@ class Study:
         try:
             study = Study(folder, StudyConfig.model_validate_json(store.config), store, lock)
             study.refresh()
-        except ValidationError as error:
+        except (ValueError, LookupError) as error:  # pydantic's and json's are of the first kind
             store.close()
-            raise damaged(folder / LOG, str(error.errors()[0]["msg"])) from error
+            raise damaged(folder / LOG, f"it holds what is no study's: {str(error).splitlines()[0]}") from error
         if lock is not None:
             with writing(folder):
                 vault.make(folder)
@@ -251,7 +251,8 @@ class Study:
         files, folder = self.config.space, self.folder / SPACE
         for name, text in files.files.items():
             path = folder / name
-            assert ".." not in path.relative_to(folder).parts, "imports stay below their file"
+            if Path(name).is_absolute() or ".." in path.parts[len(folder.parts) :]:  # imports stay below their file
+                raise damaged(self.folder / LOG, f"the place of `{name}` is outside of the study")
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
                 with writing(self.folder):
                     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +93,33 @@ def test_a_folder_without_a_study_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
     begin(tmp_path / "s").close()
-    import sqlite3
-
     with sqlite3.connect(tmp_path / "s/study.sqlite") as connection:
         connection.execute("UPDATE config SET text = ?", (json.dumps({"space": "?"}),))
     with pytest.raises(CompileError) as caught:
         Study.open(tmp_path / "s")
     assert code(caught) == "E0729"
+
+
+@pytest.mark.parametrize("event", ["'report', 7, '{}'", "'proposed', 0, '{}'", "'leased', 0, 'no json'"])
+def test_a_log_of_what_is_no_event(tmp_path: Path, event: str) -> None:
+    begin(tmp_path / "s").close()
+    with sqlite3.connect(tmp_path / "s/study.sqlite") as connection:
+        connection.execute(f"INSERT INTO event (time, kind, trial, data) VALUES (0, {event})")
+    with pytest.raises(CompileError) as caught:
+        Study.open(tmp_path / "s")
+    assert code(caught) == "E0729"
+
+
+@pytest.mark.parametrize("name", ["../outside.arch", "/tmp/outside.arch", "a/../../outside.arch"])
+def test_no_file_of_a_study_leads_elsewhere(tmp_path: Path, name: str) -> None:
+    with begin(tmp_path / "s") as study:
+        files = study.config.space.model_copy(update={"files": {**study.config.space.files, name: "mine"}})
+        study.config = study.config.model_copy(update={"space": files})
+        with pytest.raises(CompileError) as caught:
+            _ = study.space
+        assert code(caught) == "E0729"
+    assert not Path("/tmp/outside.arch").exists()
+    assert [p.name for p in tmp_path.iterdir() if "outside" in p.name] == []
 
 
 def test_somebody_looks_on(tmp_path: Path) -> None:
