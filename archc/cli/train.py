@@ -26,8 +26,8 @@ def train(
         str,
         typer.Option(
             metavar="TASK",
-            help="digits, hard_digits, add_digits, mult_digits, tiles, dyck, listops, copy, induction, breast_cancer, wine, "
-            "images:FOLDER, text:FILE, npz:FILE; add `?option=value`",
+            help="digits, hard_digits, add_digits, mult_digits, tiles, dyck, listops, copy, induction, breast_cancer, "
+            "wine, images:FOLDER, text:FILE, npz:FILE; add `?option=value`",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="W.safetensors", help="where the weights go")],
