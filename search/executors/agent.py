@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-from archc import __version__
 from archc.ir.diagnostics import CompileError
 from archc.search import vault
 from archc.search.executor import Job
@@ -32,7 +32,7 @@ class Agent:
         self._pool = Pool(self._folder, 1, cores=[], patience=patience)
 
     def about(self) -> dict[str, str]:
-        return {"machine": machine(), "archc": __version__}
+        return {"machine": machine(), "archc": version("archc")}
 
     def submit(self, job: str, start: bytes | None, losses: int) -> None:
         """Start a job; `start` is the file that its `start` names, `losses` how often it was lost on other nodes."""

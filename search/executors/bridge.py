@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -128,8 +129,9 @@ class Bridge:
             self.slots[self.slots.index(slot)] = self.new_slot()
             return
         if slot.here is None:
-            if said["archc"] != version("archc"):
-                raise Failure("E0735", f"a node has archc {said['archc']}, this is {version('archc')}")
+            ours = version("archc")
+            if said["archc"] != ours:
+                raise Failure("E0735", f"a node has archc {said['archc']}, this is {ours}")
             slot.here, slot.asked = said["machine"] == machine(), None
             return
         events, files, failure = said
