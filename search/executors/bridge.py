@@ -18,7 +18,6 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
