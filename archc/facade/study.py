@@ -187,7 +187,7 @@ def go_on(
 
 def _executor(study: studies.Study, workers: int | None, ray: str | None) -> Executor:
     if ray is not None:
-        return make_executor("ray", study.folder, address=ray, workers=workers)
+        return make_executor("ray", study.folder, address=ray, workers=workers, threads=study.config.evaluation.threads)
     lag = study.config.lag
     if workers is None and lag is not None:
         workers = min(lag, len(os.sched_getaffinity(0)))

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from archc.backends.weights import atomic_file
+from archc.backends.weights import atomic_file, write_weights
 from archc.facade.model import Model, loads
 from archc.grammar.format import format_source
+from archc.ir.graph import Graph
 from archc.search import vault
 from archc.search.history import Trial
-from archc.search.report.commands import trial_commands, winner_stem
+from archc.search.report.commands import START, beginning, trial_commands, winner_stem
 from archc.search.study import Study
 
 _OURS = re.compile(r"\d{5,}(\.start)?\.(arch|archc|safetensors)")
@@ -70,7 +71,7 @@ def winner(study: Study, trial: Trial) -> Winner:
         folder / f"{stem}.arch",
         weights if weights.exists() else None,
         artifact if artifact.exists() else None,
-        tuple(trial_commands(study.config, study.folder, trial)),
+        tuple(trial_commands(study, trial)),
     )
 
 
@@ -95,14 +96,31 @@ def _keep(study: Study, trial: Trial) -> None:
     with atomic_file(what.arch) as temporary:
         temporary.write_text(what.text, encoding="utf-8")
     stem = what.arch.with_suffix("")
-    if result.weights is not None:
-        _copy(vault.weights_path(study.folder, result.weights), stem.with_suffix(".safetensors"))
-    if result.artifact is not None:
-        _copy(vault.artifact_path(study.folder, result.artifact), stem.with_suffix(".archc"))
+    if result.weights is not None and vault.has_weights(study.folder, result.weights):
+        from archc.search.trial import ORDER, renamed
 
-
-def _copy(source: Path, out: Path) -> None:
-    """A file of the vault under another name; nothing where the vault has lost it."""
-    if source.exists():
-        with atomic_file(out) as temporary:
+        trained = vault.load_weights(study.folder, result.weights)
+        metadata = {name: text for name, text in trained.metadata.items() if name != ORDER}
+        write_weights(stem.with_suffix(".safetensors"), renamed(trained, what.model.graph), metadata)
+        _keep_start(study, trial, what.model.graph, stem.with_suffix(START))
+    if result.artifact is not None and (source := vault.artifact_path(study.folder, result.artifact)).exists():
+        with atomic_file(stem.with_suffix(".archc")) as temporary:
             shutil.copyfile(source, temporary)
+
+
+def _keep_start(study: Study, trial: Trial, graph: Graph, out: Path) -> None:
+    """Write the weights that a training began with, where they are not those that the program draws: inherited ones,
+    and what the topology asks for."""
+    trial = beginning(study, trial)
+    evaluation, candidate, inherits = study.config.evaluation, trial.proposal.candidate, None
+    if trial.start is not None and candidate.inherit is not None and vault.has_weights(study.folder, trial.start):
+        from archc.search.inherit import inherited
+        from archc.search.trial import renamed
+
+        parent = loads(study.trials[candidate.inherit].proposal.candidate.text).graph
+        theirs = renamed(vault.load_weights(study.folder, trial.start), parent)
+        inherits = inherited(parent, theirs, graph, candidate.origin, evaluation.seed).weights
+    if inherits or evaluation.architecture_aware:
+        from archc.search.trial import fresh
+
+        write_weights(out, fresh(graph, evaluation, inherits).weights())

@@ -47,7 +47,7 @@ def document(study: Study, draw: Draw) -> dict[str, Any]:
     for row, trial in zip(rows, trials, strict=True):
         row["text"] = texts.setdefault(trial.proposal.candidate.text, len(texts))
     again: dict[str, list[str]] = {"study": [search_command(config, study.folder)]}
-    again |= {str(t.number): trial_commands(config, study.folder, t) for t in study.front()}
+    again |= {str(t.number): trial_commands(study, t) for t in study.front()}
     return {
         "title": f"{config.space.name.removesuffix('.arch')} on {config.evaluation.task}",
         "subtitle": _subtitle(study),

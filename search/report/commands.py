@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from archc.backends.weights import read_weights
 from archc.search.evaluation import Evaluation
 from archc.search.history import Trial
-from archc.search.study import SPACE, StudyConfig
+from archc.search.study import SPACE, Study, StudyConfig, measured_goals
 from archc.search.vault import WINNERS, weights_path
+
+START = ".start.safetensors"
+"""How the file of weights ends that a winner's training began with, where these were not drawn by the program."""
 
 
 def search_command(config: StudyConfig, folder: Path) -> str:
@@ -51,19 +56,36 @@ def _changed(evaluation: Evaluation) -> list[object]:
     return words
 
 
-def trial_commands(config: StudyConfig, folder: Path, trial: Trial, target: str = "cpu") -> list[str]:
+def beginning(study: Study, trial: Trial) -> Trial:
+    """The trial that began the training which this one went on with, if it did; else itself."""
+    while trial.proposal.continues is not None:
+        trial = study.trials[trial.proposal.continues]
+    return trial
+
+
+def trial_commands(study: Study, trial: Trial) -> list[str]:
     """Train an architecture of the front as the search did, and compile it."""
-    stem = winner_stem(trial.number)
+    stem, evaluation, folder = winner_stem(trial.number), study.config.evaluation, study.folder
     program, weights = folder / WINNERS / f"{stem}.arch", f"{stem}.safetensors"
-    evaluation = config.evaluation
+    recipe = {**evaluation.recipe, "steps": evaluation.steps, "keep": "last"}
     train: list[object] = ["archc", "train", program, "--task", evaluation.task, "--seed", evaluation.seed]
-    train += _pairs("--recipe", {"steps": evaluation.steps} | dict(evaluation.recipe))
-    if trial.proposal.candidate.inherit is not None and trial.start is not None:
-        train += ["--weights", weights_path(folder, trial.start)]
-    train += ["--threads", evaluation.threads, "-o", weights]
-    build = ["archc", "compile", program, "--weights", weights, "--target", target]
-    build += ["--batch", evaluation.batch, "-o", f"{stem}.archc"]
+    if evaluation.architecture_aware:
+        recipe |= {"lr": _rate(folder, trial)}
+    train += _pairs("--recipe", recipe)
+    if beginning(study, trial).start is not None or evaluation.architecture_aware:
+        train += ["--weights", folder / WINNERS / f"{stem}{START}"]
+    train += ["--device", "cpu", "--threads", evaluation.threads, "-o", weights]
+    target = next((goal.target for goal in measured_goals(study.goals) if goal.target is not None), "cpu")
+    build = ["archc", "compile", program, "--weights", weights, "--target", target, "-o", f"{stem}.archc"]
     return [_line(train), _line(build)]
+
+
+def _rate(folder: Path, trial: Trial) -> object:
+    """The learning rate that the topology asked for, as the trained weights tell."""
+    assert trial.result is not None
+    assert trial.result.weights is not None
+    metadata = read_weights(weights_path(folder, trial.result.weights)).metadata
+    return json.loads(metadata["archc.recipe"])["lr"]
 
 
 def winner_stem(number: int) -> str:

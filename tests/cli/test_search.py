@@ -152,7 +152,7 @@ def test_a_cluster_that_is_not_there(archc, space, tmp_path):
 def test_interrupt_and_resume(archc, space, tmp_path):
     """Ctrl-C: 130, and how to go on; what was found is there, and nothing is done again."""
     study = tmp_path / "s"
-    slow = ("--recipe", "seconds=0.2", "--budget", "400", "--study", str(study))
+    slow = ("--recipe", "takes=0.2", "--budget", "400", "--study", str(study))
     command = [sys.executable, "-m", "archc", "search", str(space), *map(str, MADE_UP), *slow]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -189,7 +189,7 @@ def test_watching_ends_with_the_search(archc, space, tmp_path):
         str(space),
         *map(str, MADE_UP),
         "--recipe",
-        "seconds=0.1",
+        "takes=0.1",
         "--budget",
         "20",
         "--study",
