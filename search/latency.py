@@ -20,7 +20,7 @@ from archc.search.processes import Companion, Ended, Words, ending
 from archc.search.records import Record
 
 SECONDS = 0.25
-"""Of measuring, for one artifact, at most."""
+"""Of processor time, for one artifact, at most."""
 PATIENCE = 120.0
 """Seconds, for one artifact, until the measuring process counts as hanging."""
 _DRAWS = 1000
@@ -30,6 +30,7 @@ class Latency(Record):
     """What one call takes. Milliseconds.
 
     repeats    each the median of a burst of calls, in the order in which they were made
+    disturbed  calls in which the kernel gave the core to another process; they are left out while there are others
     interval   of the median: 95 %, bootstrapped over the repeats
     failure    why there is nothing to tell; then all numbers are 0
     """
@@ -40,6 +41,7 @@ class Latency(Record):
     interval: tuple[float, float] = (0.0, 0.0)
     repeats: tuple[float, ...] = ()
     calls: int = 0
+    disturbed: int = 0
     batch: int = 1
     threads: int = 1
     cores: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ from archc.search.processes import die_with
 
 WARM_UP = 0.02  # seconds, at least
 BURST = 0.002  # seconds, and at least `LEAST_CALLS`
-LEAST_CALLS = 3
+LEAST_CALLS, MOST_DISTURBED = 3, 12
 LEAST_REPEATS = 7
 TOLERANCE = 0.01
 """The standard error of a median, as a share of it, that is good enough."""
@@ -46,21 +47,23 @@ def main(parent: int) -> None:
 
 
 def measure(artifacts: list[str], batch: int, threads: int, seconds: float) -> list[dict[str, Any]]:
-    """Milliseconds of each, in turns; `seconds` are for each."""
-    runners: list[_Runner | str] = [_runner(path, batch, threads) for path in artifacts]
+    """Milliseconds of each, in turns; `seconds` of this process's own time are for each."""
+    runners = [_runner(path, batch, threads) for path in artifacts]
     able = [r for r in runners if isinstance(r, _Runner)]
     gc.collect()
     gc.disable()
     try:
-        end = time.perf_counter() + seconds * len(able)
+        end = time.process_time() + seconds * len(able)
         turn = 0
-        while able and (turn < LEAST_REPEATS or (time.perf_counter() < end and not all(r.is_known() for r in able))):
+        while able and (turn < LEAST_REPEATS or time.process_time() < end):
             for runner in [*able[turn % len(able) :], *able[: turn % len(able)]]:
                 runner.burst()
             turn += 1
+            if turn >= LEAST_REPEATS:
+                able = [r for r in able if not r.is_known()]
     finally:
         gc.enable()
-    return [{"failure": r} if isinstance(r, str) else {"repeats": r.repeats, "calls": r.calls} for r in runners]
+    return [r if isinstance(r, dict) else r.told() for r in runners]
 
 
 class _Runner:
@@ -69,23 +72,30 @@ class _Runner:
     def __init__(self, artifact: Artifact, batch: int) -> None:
         self.call = _call(artifact, batch)
         self.repeats: list[float] = []
-        self.calls = 0
+        self.calls = self.disturbed = 0
         end = time.perf_counter() + WARM_UP
         self.call()
         while time.perf_counter() < end:
             self.call()
 
     def burst(self) -> None:
-        """Call a few times; one repeat more. Who came between has taken the caches: the first call does not count."""
+        """Call a few times; one repeat more. Who came between has taken the caches: the first call does not count, and
+        neither does one in which the kernel gave the core to somebody else, as long as there are others."""
         self.call()
-        times: list[float] = []
-        end = time.perf_counter() + BURST
-        while len(times) < LEAST_CALLS or time.perf_counter() < end:
+        calm: list[float] = []
+        disturbed: list[float] = []
+        end = time.process_time() + BURST
+        while len(calm) < LEAST_CALLS or time.process_time() < end:
+            before = _interruptions()
             begin = time.perf_counter()
             self.call()
-            times.append((time.perf_counter() - begin) * 1e3)
-        self.repeats.append(median(times))
-        self.calls += len(times)
+            taken = (time.perf_counter() - begin) * 1e3
+            (calm if _interruptions() == before else disturbed).append(taken)
+            if len(disturbed) >= MOST_DISTURBED:
+                break
+        self.repeats.append(median(calm or disturbed))
+        self.calls += len(calm or disturbed)
+        self.disturbed += len(disturbed)
 
     def is_known(self) -> bool:
         """Whether the median is. Its standard error, from the median deviation: that of a normal distribution."""
@@ -94,13 +104,22 @@ class _Runner:
         deviation = 1.4826 * np.median(np.abs(values - middle))
         return bool(1.2533 * deviation / np.sqrt(len(values)) < TOLERANCE * middle)
 
+    def told(self) -> dict[str, Any]:
+        return {"repeats": self.repeats, "calls": self.calls, "disturbed": self.disturbed}
 
-def _runner(path: str, batch: int, threads: int) -> _Runner | str:
+
+def _interruptions() -> int:
+    """How often the kernel has taken a core from this process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _runner(path: str, batch: int, threads: int) -> _Runner | dict[str, Any]:
+    """What is ready to be measured, or why there is nothing to measure."""
     try:
         return _Runner(load(Path(path), threads=threads), batch)
     except CompileError as error:
         found = error.diagnostics[0]
-        return f"{found.code}: {found.message}" + (f" ({found.label})" if found.label else "")
+        return {"failure": f"{found.code}: {found.message}" + (f" ({found.label})" if found.label else "")}
 
 
 def _call(artifact: Artifact, batch: int) -> Callable[[], Any]:

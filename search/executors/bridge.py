@@ -95,9 +95,7 @@ class Bridge:
     def tell_those_here(self, method: str) -> None:
         """Only who computes on this machine disturbs what is measured on it."""
         here = [slot for slot in self.slots if slot.here and slot.job]
-        ray.wait(
-            [getattr(slot.agent, method).remote() for slot in here], num_returns=len(here), timeout=60
-        ) if here else 0
+        _wait_for([getattr(slot.agent, method).remote() for slot in here], PATIENT)
 
     def hand_out(self) -> None:
         """Jobs to whoever is free."""

@@ -224,6 +224,6 @@ def _refused(address: str, why: str) -> CompileError:
         "E0734",
         f"the Ray cluster at `{address}` does not let us in",
         label=why,
-        help="name the file of its token by `--ray-token FILE`, or in RAY_AUTH_TOKEN_PATH",
+        help="name the file of its token in RAY_AUTH_TOKEN_PATH",
         exit_code=4,
     )
