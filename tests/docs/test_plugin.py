@@ -118,3 +118,39 @@ def test_without_the_package_its_transform_is_unknown() -> None:
 
     with pytest.raises(CompileError, match="E0401"):
         parse_pass("scale_layers")
+
+
+def test_the_strategy_searches_for_the_objective(run: Run) -> None:
+    """In worker processes, too, which find the package as this one does. A replay proposes the same."""
+    answer = run(
+        """
+import pathlib, tempfile, numpy as np
+from archc.backends.weights import read_weights
+space = pathlib.Path(file).with_name("spirals_space.arch")
+with tempfile.TemporaryDirectory() as folder:
+    goals = ["accuracy", "lipschitz:min"]
+    how = {"strategy": "climb", "options": {"draws": 0.3}, "evaluation": {"steps": 30}}
+    study = archc.search(space, "spirals?points=200", goals, budget=4, workers=1, study=folder + "/study", **how)
+    best = study.best
+    weights = read_weights(best.weights).arrays
+    norms = [np.linalg.norm(w, 2) for w in weights.values() if w.ndim == 2]
+    origins = sorted({t.proposal.candidate.origin.partition("/")[0] for t in study.trials})
+    answer = [len(study.trials), origins, study.replay(), best.values["lipschitz"], float(np.prod(norms))]
+"""
+    )
+    count, origins, differences, told, recomputed = answer
+    assert count == 4
+    assert origins == ["draw", "mutation"]
+    assert differences == []
+    assert told == pytest.approx(recomputed, rel=1e-4)
+
+
+def test_without_the_package_its_strategy_and_objective_are_unknown() -> None:
+    from archc.ir.diagnostics import CompileError
+    from archc.search.objectives import objective_kind
+    from archc.search.strategy import strategy_kind
+
+    with pytest.raises(CompileError, match="E0711"):
+        strategy_kind("climb")
+    with pytest.raises(CompileError, match="E0721"):
+        objective_kind("lipschitz")

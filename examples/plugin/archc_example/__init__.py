@@ -1,1 +1,2 @@
-"""An operator, `star_relu`, a task, `spirals`, and a transform, `scale_layers`, outside archc."""
+"""An operator, `star_relu`, a task, `spirals`, a transform, `scale_layers`, a strategy, `climb`, and an objective,
+`lipschitz`, outside archc."""
