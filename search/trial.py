@@ -51,6 +51,12 @@ class Infeasible(Exception):
         self.reason, self.message = reason, message
 
 
+def told(error: CompileError) -> str:
+    """A diagnostic in one line."""
+    found = error.diagnostics[0]
+    return f"{found.code}: {found.message}" + (f" ({found.label})" if found.label else "")
+
+
 @lru_cache(maxsize=2)
 def batches_of(spec: str) -> Batches:
     """A task's data, prepared; `spec` names the task."""
@@ -154,9 +160,7 @@ class Trial:
             graph = loads(self.candidate.text)
             demand_fit(graph, self.task)
         except CompileError as error:
-            found = error.diagnostics[0]
-            message = f"{found.code}: {found.message}" + (f" ({found.label})" if found.label else "")
-            raise Infeasible("invalid", message) from error
+            raise Infeasible("invalid", told(error)) from error
         return graph
 
     def _know(self, graph: Graph) -> None:
@@ -178,7 +182,7 @@ class Trial:
         try:
             training = fresh(graph, self.evaluation, inherits)
         except CompileError as error:
-            raise Infeasible("invalid", error.diagnostics[0].message) from error
+            raise Infeasible("invalid", told(error)) from error
         if before is not None and self.job.proposal.continues is not None:
             self._go_on(training, graph, before)
         return training
@@ -208,9 +212,8 @@ class Trial:
 
     def _train(self, training: Training) -> bool:
         """Train as far as the fidelity says; whether it was stopped before."""
-        steps, whole = training.steps, self.evaluation
-        last = max(1, round(self.job.proposal.fidelity * steps))
-        checks = [c for c in (round(share * steps) for share in CHECKS) if training.step < c < last]
+        last = max(1, round(self.job.proposal.fidelity * training.steps))
+        checks = [c for c in (round(share * training.steps) for share in CHECKS) if training.step < c < last]
         for until in [*checks, last]:
             begin = training.samples
             try:
@@ -225,7 +228,7 @@ class Trial:
             self.curve.append(Point(samples=training.samples, score=score))
             if not self.report(self.curve[-1]):
                 return True
-            if whole.early_stop and hopeless(self.curve, self.job.curves):
+            if self.evaluation.early_stop and hopeless(self.curve, self.job.curves):
                 self.extra["stopped_by"] = "curve"
                 return True
         return False
@@ -263,8 +266,7 @@ class Trial:
             try:
                 compiled(graph, weights, path, self.evaluation, target, self.task)
             except CompileError as error:
-                found = error.diagnostics[0]
-                raise Infeasible("invalid", f"cannot be compiled: {found.code}: {found.message}") from error
+                raise Infeasible("invalid", f"cannot be compiled: {told(error)}") from error
         return key
 
 
