@@ -144,6 +144,7 @@ def carry_out(
     study: studies.Study, workers: int | None, ray: str | None, as_json: bool, budget: str | None = None
 ) -> None:
     """Search, show how it goes, and tell what was found. Also what `archc study resume` does."""
+    from archc.cli.main import Terminated
     from archc.facade.study import go_on
 
     folder = study.folder
@@ -154,7 +155,7 @@ def carry_out(
     try:
         with live(quiet=console.loudness < 0) as show:
             found = go_on(study, workers, ray, budget=budget, show=show)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         note(f"\nstopped; nothing is lost. `archc study resume {folder}` goes on.")
         raise
     tell_front(found, as_json)
