@@ -115,22 +115,20 @@ class Stopwatch:
 
     def _ask(self, order: Words, patience: float) -> Words | str:
         """The answer of the measuring process; or how it ended."""
-        for fresh in (False, True):
-            if self._child is None:
-                self._child, fresh = Companion("archc.search.latency_worker", os.getpid()), True
-            try:
-                self._child.tell(**order)
-                answers = self._child.hear(patience)
-            except Ended as ended:
-                self._child = None
-                if fresh:  # else it may have died while it had nothing to do
-                    return f"the measuring process {ending(ended.args[0])}"
-                continue
-            if answers:
-                return answers[0]
-            break
-        self.close()
-        return f"no answer within {patience:g} s"
+        fresh = self._child is None
+        child = self._child = self._child or Companion("archc.search.latency_worker", os.getpid())
+        try:
+            child.tell(**order)
+            answers = child.hear(patience)
+        except Ended as ended:
+            self._child = None
+            if not fresh:  # it may have died while it had nothing to do
+                return self._ask(order, patience)
+            return f"the measuring process {ending(ended.args[0])}"
+        if not answers:
+            self.close()
+            return f"no answer within {patience:g} s"
+        return answers[0]
 
     def close(self) -> None:
         """End the measuring process."""

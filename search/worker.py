@@ -17,6 +17,7 @@ import gc
 import json
 import mmap
 import os
+import resource
 import select
 import signal
 import struct
@@ -261,6 +262,7 @@ def _settle(job: Job, cores: Sequence[int], log: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is told, not kept
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -213,6 +213,10 @@ def test_a_pause_stands_still_and_does_not_count(tmp_path: Path) -> None:
         assert {w.status() for w in workers} == {psutil.STATUS_STOPPED}
         assert pool.wait(5.0) == []  # longer than they may take; nothing is told either
         assert [w.cpu_times().user for w in workers] == before
+        for _ in range(2):  # and again
+            pool.resume()
+            pool.pause()
+            assert {w.status() for w in workers} == {psutil.STATUS_STOPPED}
         pool.resume()
         results = [e.result for e in pool.wait(LONG)]
         assert [r.reason for r in results if r] in (["time"], ["time"] * 2)
