@@ -114,7 +114,7 @@ class Branch(Module):
             raise fail("E0332", '`branch(split = "group")` takes one tensor', self.span, label=f"{len(inputs)} given")
         axis = self.axis
         if axis is None:
-            rank = inputs[0].value.type.rank if inputs else 1
+            rank = inputs[0].rank if inputs else 1
             axis = 1 if rank >= 4 else rank - 1
         fed: Sequence[Any] = [inputs] * len(self.branches)
         if self.split == "group" and len(self.branches) > 1:

@@ -14,10 +14,8 @@ arch tiny
 >>> redraw(space, drawn.trace).text == drawn.text
 True
 
-A draw depends on (space, seed, index) alone. An alternative that does not fit where it is drawn is an error in an
-`arch`; here it is left out: the nearest choice that may be to blame falls back to its next alternative, everything
-else stays as it was drawn (see `Choices.revise`). What is made at a choice thus has the probability of its weight among
-the alternatives that fit.
+A draw depends on (space, seed, index) alone. It is made on types (`derive.py`, which states the law): what fits, what
+it costs and which hash it has is known before a graph is built.
 """
 
 from __future__ import annotations
@@ -28,7 +26,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from archc.grammar.choices import Choices, Production
+from archc.grammar.choices import Choices, Production, Trace
+from archc.grammar.derive import Beyond, Derivation, Deriver
 from archc.grammar.drawer import Drawer, Unfit
 from archc.grammar.limits import DEFAULT, Limits
 from archc.grammar.load import checked, room_to_recurse
@@ -36,28 +35,40 @@ from archc.grammar.parser import parse, parse_file
 from archc.grammar.printer import print_graph
 from archc.grammar.program import Program
 from archc.grammar.syntax import Program as Syntax
+from archc.grammar.terms import NoTerm, Terms
 from archc.ir.canonical import canonical
 from archc.ir.cost import Cost, cost
-from archc.ir.diagnostics import CompileError, Diagnostic, Note, Span, fail
+from archc.ir.diagnostics import CompileError, Diagnostic, Note, fail
 from archc.ir.dims import Dim
 from archc.ir.graph import Graph
 
-Trace = Mapping[str, Production]
+__all__ = ["Built", "Drawn", "Production", "Space", "Trace", "draw", "read_space", "redraw"]
 
-TRIES = 40
-"""Attempts at one draw, each with another decision at one choice, before it is begun afresh."""
-RESTARTS = 25
-MOST_NODES = 20_000
-"""Nodes of what is drawn: rules need not end, and the limit of an `arch` is far."""
+ATTEMPTS = 1000
+"""Beginnings of one draw, before it is given up."""
+MISFITS = 30
+"""Those of them that end where nothing fits."""
+MOST_NODES = 2_000
+"""Nodes of what is drawn, unless another limit is set: rules need not end, and the limit of an `arch` is far."""
 
 
-@dataclass(frozen=True)
 class Drawn:
-    """An architecture and the choices that lead to it; `attempts` counts the elaborations that it took."""
+    """An architecture and the choices that lead to it; `attempts` counts how often it was begun.
 
-    graph: Graph
-    trace: dict[str, Production]
-    attempts: int
+    nodes   ops of the graph, those of regions included
+    """
+
+    def __init__(self, space: Space, derivation: Derivation, attempts: int) -> None:
+        self._space, self._derivation, self.attempts = space, derivation, attempts
+
+    @cached_property
+    def trace(self) -> dict[str, Production]:
+        """The choices by path, in the order in which they were made."""
+        return dict(self._derivation.trace())
+
+    @cached_property
+    def graph(self) -> Graph:
+        return self._space.build(self.trace)
 
     @cached_property
     def text(self) -> str:
@@ -66,25 +77,52 @@ class Drawn:
 
     @cached_property
     def hash(self) -> str:
-        """A digest that equal architectures have in common."""
-        return canonical(self.graph).hash
+        """A digest that tells architectures apart: where it is equal, so is the canonical hash of the graph.
 
-    @cached_property
-    def cost(self) -> Cost:
-        """What the architecture costs (`archc.ir.cost`)."""
-        return cost(self.graph)
+        Equal networks have one hash, but for networks that are not series-parallel in one spelling and are in another.
+        It is no canonical hash itself (that is `archc.ir.canonical`'s), unless the network is not series-parallel.
+        """
+        try:
+            return self._space.terms.hash(self._derivation)
+        except NoTerm:
+            return canonical(self.graph).hash
+
+    @property
+    def nodes(self) -> int:
+        return self._derivation.nodes
 
     @property
     def params(self) -> int:
-        return self.cost.params
+        """Trained numbers."""
+        return self._derivation.params
 
     @property
     def flops(self) -> Dim:
-        return self.cost.flops
+        """Operations of one forward pass."""
+        return self._dim(self._derivation.flops, "flops")
 
     @property
     def activation_bytes(self) -> Dim:
-        return self.cost.activation_bytes
+        """Bytes of every node's results together."""
+        return self._dim(self._derivation.activation_bytes, "activation_bytes")
+
+    def _dim(self, number: int, name: str) -> Dim:
+        transfer = self._space.deriver.transfer
+        if transfer.inexact:
+            return getattr(self._cost, name)  # type: ignore[no-any-return]
+        return transfer.scale.read(number)
+
+    @cached_property
+    def _cost(self) -> Cost:
+        return cost(self.graph)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph, and the choices that lead to it."""
+
+    graph: Graph
+    trace: Trace
 
 
 class Space:
@@ -108,58 +146,102 @@ class Space:
         if wrong:
             raise CompileError(*wrong)
         self.syntax, self.values, self.dims = syntax, values, dims
-        self.limits = replace(limits, nodes=min(limits.nodes, MOST_NODES))
+        self.limits = replace(limits, nodes=MOST_NODES) if limits.nodes == DEFAULT.nodes else limits
 
     @property
     def name(self) -> str:
         return self.syntax.name.text if self.syntax.name is not None else "space"
+
+    @cached_property
+    def deriver(self) -> Deriver:
+        return Deriver(self.syntax, self.values, self.dims, self.limits)
+
+    @cached_property
+    def terms(self) -> Terms:
+        return Terms(self.deriver.transfer)
 
     def draw(self, seed: int = 0, index: int = 0) -> Drawn:
         """The architecture of that number.
 
         Raises: CompileError (E0705) when no choice fits.
         """
-        return self.draw_by(f"{seed}/{index}", {})
+        return self._draw(f"{seed}/{index}", {})
 
     def redraw(self, trace: Trace, seed: int = 0, index: int = 0) -> Drawn:
         """The architecture of a trace; drawn, where the trace says nothing of a choice or what it says does not fit."""
-        return self.draw_by(f"{seed}/{index}", trace)
+        return self._draw(f"{seed}/{index}", trace)
 
-    def draw_by(self, key: str, given: Trace, make: Callable[[Limits, Choices], Drawer] = Drawer) -> Drawn:
-        """An architecture whose random numbers are those of `key`, by a drawer of one's own."""
-        attempts = 0
-        failures: dict[tuple[str, Span | None, str], list[Diagnostic]] = {}
-        for restart in range(RESTARTS):
-            choices = Choices(f"{key}/{restart}" if restart else key, given)
-            for _ in range(TRIES):
-                attempts += 1
-                drawer = make(self.limits, choices)
+    def _draw(self, key: str, given: Trace) -> Drawn:
+        deriver = self.deriver
+        deriver.failures.clear()
+        misfits = 0
+        late: list[Diagnostic] = []
+        for attempt in range(1, ATTEMPTS + 1):
+            derivation = None
+            with room_to_recurse():
                 try:
-                    return Drawn(self._attempt(drawer), choices.trace, attempts)
-                except Unfit as unfit:
-                    first = unfit.error.diagnostics[0]
-                failures.setdefault((first.code, first.span, first.message), []).append(first)
-                if not choices.revise((first.code, first.span, first.message, first.label), drawer.failed):
-                    break
-            if attempts == 1:
-                break  # there is nothing to choose
-        raise self._nothing_fits(attempts, list(failures.values()))
+                    derivation = deriver.derive(f"{key}/{attempt}", given)
+                    misfits += derivation is None
+                except Beyond:
+                    pass
+            if derivation is not None:
+                drawn = Drawn(self, derivation, attempt)
+                if not deriver.late:
+                    return drawn
+                try:
+                    drawn.graph  # noqa: B018
+                except CompileError as error:
+                    late.append(error.diagnostics[0])
+                else:
+                    return drawn
+            if misfits == MISFITS or not deriver.chose:
+                break
+        raise self._nothing_fits(attempt, late)
 
-    def _attempt(self, drawer: Drawer) -> Graph:
-        program = Program(self.syntax, self.values, self.dims, self.limits, drawer)
-        program.is_resolved = True
-        drawer.program = program
+    def build(self, trace: Trace) -> Graph:
+        """The graph of a trace.
+
+        Raises: CompileError when the trace does not fit.
+        """
+        try:
+            return self._elaborated(Drawer(self.limits, Choices("", trace)))
+        except Unfit as unfit:
+            raise unfit.error from None
+
+    def draw_by(self, key: str, given: Trace, make: Callable[[Limits, Choices], Drawer]) -> Built:
+        """An architecture drawn by `key`, elaborated by a drawer of one's own. Choices that the architecture does not
+        have are open to it.
+
+        Raises: CompileError (E0705) when no choice fits.
+        """
+        late: list[Diagnostic] = []
+        for attempt in range(MISFITS):
+            drawer = make(self.limits, Choices(f"{key}/{attempt}", self._draw(f"{key}/{attempt}", given).trace))
+            try:
+                graph = self._elaborated(drawer)
+            except Unfit as unfit:
+                late.append(unfit.error.diagnostics[0])
+            else:
+                return Built(graph, drawer.choices.trace)
+        raise self._nothing_fits(MISFITS, late)
+
+    def _elaborated(self, drawer: Drawer) -> Graph:
+        drawer.program = Program(self.syntax, self.values, self.dims, self.limits, drawer)
+        drawer.program.is_resolved = True
         with room_to_recurse():
-            program.check()
-            if drawer.sink.has_errors:
-                raise Unfit(CompileError(*drawer.sink.in_order()))
-        return program.graph
+            drawer.program.check()
+        if drawer.sink.has_errors:
+            raise Unfit(CompileError(*drawer.sink.in_order()))
+        return drawer.program.graph
 
-    def _nothing_fits(self, attempts: int, failures: list[list[Diagnostic]]) -> CompileError:
+    def _nothing_fits(self, attempts: int, late: list[Diagnostic]) -> CompileError:
+        found: dict[tuple[Any, ...], tuple[Diagnostic, int]] = {}
+        for diagnostic, count in [*self.deriver.diagnostics(), *((d, 1) for d in late)]:
+            key = diagnostic.code, diagnostic.span, diagnostic.message
+            found[key] = found.get(key, (diagnostic, 0))[0], found.get(key, (diagnostic, 0))[1] + count
         notes = []
-        for alike in sorted(failures, key=len, reverse=True)[:5]:
-            first = alike[0]
-            said = f"{len(alike)} times {first.code}: {first.message}" + (f" ({first.label})" if first.label else "")
+        for first, count in sorted(found.values(), key=lambda alike: alike[1], reverse=True)[:5]:
+            said = f"{count} times {first.code}: {first.message}" + (f" ({first.label})" if first.label else "")
             notes.append(Note(said, first.span))
         return fail("E0705", f"no architecture of space `{self.name}` fits", self.syntax.span,
                     label=f"{attempts} were tried", notes=notes,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.calls import Argument, Arguments, bind_formals
@@ -17,7 +15,8 @@ from archc.grammar.choices import Choices, Grid
 from archc.grammar.constructs import Construct, formals_of
 from archc.grammar.elaborate import Elaborator
 from archc.grammar.limits import Limits
-from archc.grammar.modules import OpCall, seen_from
+from archc.grammar.modules import seen_from
+from archc.grammar.naming import Names, Scope
 from archc.grammar.requirements import measure
 from archc.grammar.scope import MISSING, Definition, Env, Pending, RuleEntry
 from archc.grammar.signatures import Signed
@@ -25,7 +24,6 @@ from archc.grammar.syntax import (
     Alternative,
     Call,
     Choose,
-    Compare,
     Def,
     Expr,
     Fn,
@@ -37,14 +35,12 @@ from archc.grammar.syntax import (
     Range,
     Ref,
     Repeat,
-    Require,
     Signature,
     walk,
 )
-from archc.grammar.values import Bundle, Module, Place, Result, Tensor, describe, is_number
-from archc.ir.cost import count_params
+from archc.grammar.values import Bundle, Frame, Module, Place, Result, Tensor, describe, is_number
 from archc.ir.diagnostics import CompileError, Span, fail
-from archc.ir.graph import Parameter, Value
+from archc.ir.graph import Graph
 
 if TYPE_CHECKING:
     from archc.grammar.counting import Counter
@@ -87,7 +83,7 @@ class Choice(Module):
 
     def apply(self, e: Elaborator, inputs: tuple[Tensor, ...], at: Place, span: Span) -> Result:
         assert isinstance(e, Drawer)
-        return e.feed(self, lambda body: self.fed(e, body, inputs, at), at)
+        return e.choose(self, inputs, at)
 
     def fed(self, e: Elaborator, body: Expr, inputs: tuple[Tensor, ...], at: Place) -> Result:
         """The results of feeding `inputs` to a production."""
@@ -110,20 +106,15 @@ class Unfit(Exception):
 
 
 class Drawer(Elaborator):
-    """Elaborates the space `program`, which is to be set, drawing on the way.
-
-    `failed` is the path of the innermost choice in whose production a mistake was made.
-    """
+    """Elaborates the space `program`, which is to be set, with `choices` for what it leaves open."""
 
     program: Program
 
     def __init__(self, limits: Limits, choices: Choices) -> None:
         super().__init__(limits)
         self.choices = choices
-        self.failed: str | None = None
         self._inside = _Inside()
-        self._weights: dict[Parameter, None] = {}
-        self._so_far = 0
+        self._nowhere = Place(Frame(Graph("")), Scope.root(Names()))
 
     def report(self, error: CompileError, at: Place) -> None:
         for use in at.trace:
@@ -131,8 +122,8 @@ class Drawer(Elaborator):
         raise Unfit(error)
 
     def count(self, module: Module) -> int:
-        self.counter.choices_open = True
-        return super().count(module)
+        """Not known before the choices are made; the limit is met where nodes are."""
+        return 0
 
     def call_definition(self, definition: Definition, arguments: Arguments, at: Place) -> Any:
         """Fresh at every use: what it mentions is drawn again."""
@@ -184,6 +175,10 @@ class Drawer(Elaborator):
             return choice
         return self.inside(choice, lambda body: self.evaluate(body, choice.env, at, wants_module=True))
 
+    def choose(self, choice: Choice, inputs: tuple[Tensor, ...], at: Place) -> Result:
+        """Make a choice of modules, and apply it."""
+        return self.feed(choice, lambda body: choice.fed(self, body, inputs, at), at)
+
     def feed(self, choice: Choice, action: Callable[[Expr], Result], at: Place) -> Result:
         """The results of a choice of modules: those of the production that is chosen."""
         return self.inside(choice, action)  # type: ignore[no-any-return]
@@ -199,11 +194,7 @@ class Drawer(Elaborator):
         try:
             return action(choice.alternatives[number].body)
         except CompileError as error:
-            self.failed = self.failed or choice.path
             raise seen_from(error, choice.span) from None
-        except Unfit:
-            self.failed = self.failed or choice.path
-            raise
         finally:
             self._inside = outer
 
@@ -226,7 +217,11 @@ class Drawer(Elaborator):
         """Whether a guard holds: `depth` is that of the choice, other quantities those of what stands so far."""
         names = {n.name for n in walk(guard) if isinstance(n, Ref)} - {"depth"}
         known: dict[str, Any] = {**measure(self.program.graph, names), "depth": choice.depth}
-        return self._truth(self.evaluate(guard, Env(choice.env, known), self.program.root), guard)
+        return self.truth_of(guard, Env(choice.env, known))
+
+    def truth_of(self, condition: Expr, env: Env) -> bool:
+        """Whether a condition holds that mentions no tensors."""
+        return self._truth(self.evaluate(condition, env, self._nowhere), condition)
 
     def _range(self, expr: Range, env: Env, at: Place) -> int | float:
         positional = tuple([Argument(self.evaluate(a, env, at), a.span) for a in expr.arguments])
@@ -243,32 +238,6 @@ class Drawer(Elaborator):
             raise fail("E0205", "`range` needs its smaller end first, a step above 0, and ends above 0 when `log`",
                        expr.span)  # fmt: skip
         return self.choices.number(self._inside.child("range"), Grid(low, high, step, log))
-
-    # Requirements that can be seen to fail before the end
-
-    def emit(self, call: OpCall, operands: Sequence[Value], at: Place, **given: Any) -> Result:
-        result = super().emit(call, operands, at, **given)
-        weights = [p for p in at.frame.graph.nodes[-1].weights.values() if p not in self._weights]
-        if weights:
-            self._weights.update(dict.fromkeys(weights))
-            self._so_far += count_params(weights)
-            most, span = self._most_params
-            if self._so_far > most:
-                raise fail("E0336", "a requirement is not met", span, label=f"params = {self._so_far} or more")
-        return result
-
-    @cached_property
-    def _most_params(self) -> tuple[float, Span | None]:
-        """The least bound of all `require params < …`."""
-        bounds: list[tuple[float, Span | None]] = [(inf, None)]
-        for item in self.program.syntax.items:
-            if not isinstance(item, Require) or not isinstance(condition := item.condition, Compare):
-                continue
-            if condition.operator in ("<", "<=") and condition.left == Ref("params", condition.left.span):
-                most = self.evaluate(condition.right, self.program.env, self.program.root)
-                if is_number(most):
-                    bounds.append((most - (condition.operator == "<"), condition.span))
-        return min(bounds, key=lambda bound: bound[0])
 
 
 def makes_module(node: Node, env: Env, seen: frozenset[str] = frozenset()) -> bool:

@@ -9,7 +9,7 @@ Shapes are inferred by the ops' signatures; no tensor is ever executed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ from archc.grammar.values import (
     tensors_of,
 )
 from archc.ir.diagnostics import CompileError, DiagnosticSink, Span, fail
+from archc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from archc.grammar.counting import Counter
@@ -79,7 +80,7 @@ class Elaborator(Expressions):
                     "E0205", "`name` needs a text", arguments.keywords["name"].span, label=f"found {describe(name)}"
                 )
         value: Any
-        key = (self.memo_space, *[(n, _key(a.value)) for n, a in sorted(bound.items())])
+        key = (self.memo_space, *[(n, value_key(a.value)) for n, a in sorted(bound.items())])
         value = definition.memo.get(key, MISSING)
         outer = definition_scope(definition, name, at)
         if value is MISSING:
@@ -214,6 +215,14 @@ class Elaborator(Expressions):
             return
         raise fail("E0336", "a requirement is not met", statement.condition.span)
 
+    def expect(self, tensor: Tensor, type_: TensorType, wrong: Callable[[TensorType], CompileError]) -> None:
+        """Demand that a tensor has a type.
+
+        Raises: CompileError, which `wrong` makes of the type that it has.
+        """
+        if tensor.value.type != type_:
+            raise wrong(tensor.value.type)
+
     # Nodes
 
     def join(self, name: str, tensors: Sequence[Tensor | Poison], span: Span, at: Place, **params: Any) -> Result:
@@ -250,8 +259,8 @@ def definition_scope(definition: Definition, name: str | None, at: Place) -> Pla
     return at.named(at.scope.fixed(name) if name else at.scope.transparent())
 
 
-def _key(value: Any) -> Any:
+def value_key(value: Any) -> Any:
     """A value as a key: `1`, `1.0` and `true` differ, and so do `0.0` and `-0.0`."""
     if isinstance(value, tuple):
-        return tuple([_key(v) for v in value])
+        return tuple([value_key(v) for v in value])
     return (float, value.hex()) if isinstance(value, float) else (type(value), value)

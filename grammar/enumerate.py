@@ -179,7 +179,7 @@ class _Walk(Choices):
         at = len(self._options)
         chosen = self._ahead[at] if at < len(self._ahead) else options[0]
         self._options.append(options)
-        self.made[path] = Decision(path, len(options), options.__getitem__, chosen)
+        self.made[path] = Decision(path, chosen)
         return chosen
 
     def following(self) -> list[Production] | None:

@@ -259,13 +259,17 @@ class Program:
         if isinstance(value, Poison):
             return
         self.results[name] = (value.value, item.value.span)
-        if not isinstance(declared, Poison) and value.value.type != declared:
-            raise fail(
-                "E0340",
-                f"output `{name}` needs {declared}",
-                item.value.span,
-                label=f"this is {value.value.type}",
-                notes=[Note("declared here", port.type.span)],
+        if not isinstance(declared, Poison):
+            self.e.expect(
+                value,
+                declared,
+                lambda found: fail(
+                    "E0340",
+                    f"output `{name}` needs {declared}",
+                    item.value.span,
+                    label=f"this is {found}",
+                    notes=[Note("declared here", port.type.span)],
+                ),
             )
 
     def _finish(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.scope import MISSING, Definition, Env
-from archc.grammar.syntax import Arithmetic, Ref, Rest, walk
+from archc.grammar.syntax import Arithmetic, Ref, Rest, Signature, walk
 from archc.grammar.syntax import TensorType as TypeSyntax
 from archc.grammar.values import POISON, Module, Place, Poison, Result, Tensor, describe, tensors_of
 from archc.ir.diagnostics import CompileError, Note, Span, did_you_mean, fail
@@ -75,7 +75,7 @@ class Signed(Module):
         env = Env(self.env)
         rests: dict[str, tuple[Dim, ...]] = {}
         late: list[tuple[Any, Dim, TypeSyntax, TensorType]] = []
-        for syntax, tensor in zip(signature.inputs, inputs, strict=True):
+        for syntax, tensor in zip(signature.inputs, inputs, strict=True) if not says_nothing(signature) else ():
             late += self._match(syntax, tensor.value.type, env, rests, span)
         for pattern, size, syntax, type_ in late:
             self._check(e, pattern, size, syntax, type_, env, at, span)
@@ -151,7 +151,10 @@ class Signed(Module):
         if len(found) != len(outputs):
             raise fail("E0332", f"`{self.title}` promises {len(outputs)} results", outputs[0].span,
                        label=f"its body makes {len(found)}")  # fmt: skip
+        signature = self.definition.syntax.signature
         for tensor, syntax in zip(found, outputs, strict=True):
+            if signature is not None and says_nothing(signature):
+                continue
             assert isinstance(tensor, Tensor)
             type_ = tensor.value.type
             dtype = dtype_of(syntax) or type_.dtype
@@ -179,6 +182,13 @@ class Signed(Module):
 
     def count(self, c: Counter) -> int:
         return c.count_signed(self)
+
+
+def says_nothing(signature: Signature) -> bool:
+    """Does a signature hold for tensors of all types, as `[*S] => [*T]` does?"""
+    types = (*signature.inputs, *signature.outputs)
+    rests = [t.dims[0].name.text for t in types if t.dtype is None and len(t.dims) == 1 and isinstance(t.dims[0], Rest)]
+    return len(rests) == len(set(rests)) == len(types)
 
 
 def _spread(

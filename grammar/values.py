@@ -82,6 +82,10 @@ class Tensor:
     value: Value
     frame: Frame
 
+    @property
+    def rank(self) -> int:
+        return self.value.rank
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:

@@ -49,6 +49,10 @@ class Value:
     uses: dict[Node, int] = field(default_factory=dict)
     span: Span | None = None
 
+    @property
+    def rank(self) -> int:
+        return self.type.rank
+
     def replace_all_uses(self, new: Value, graph: Graph) -> None:
         """Let every user of this value, and `graph`'s outputs, read `new` instead."""
         for user in tuple(self.uses):

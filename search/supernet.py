@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from archc.grammar.choices import Choices, Production
-from archc.grammar.draw import Drawn, Space
+from archc.grammar.draw import Built, Space
 from archc.grammar.drawer import Choice, Drawer, Unfit
 from archc.grammar.limits import Limits
 from archc.grammar.printer import print_graph
@@ -155,7 +155,7 @@ def relax(space: Space, key: str, depth: int = 1) -> Supernet:
                        help="sum fewer choices inside of each other: `--option depth=1`") from None  # fmt: skip
 
 
-def _finished(space: Space, drawn: Drawn, relaxer: Relaxer) -> Supernet:
+def _finished(space: Space, drawn: Built, relaxer: Relaxer) -> Supernet:
     if not relaxer.mixes:
         raise fail("E0742", f"space `{space.name}` has no choice that can be a weighted sum", space.syntax.span,
                    label="; ".join(f"`{path}`: {why}" for path, why in list(relaxer.drawn_for.items())[:3]),
@@ -217,7 +217,6 @@ class Relaxer(Drawer):
         try:
             found = self.within(choice, number, action)
         except (CompileError, Unfit):
-            self.failed = None
             return None
         if not isinstance(found, Tensor):
             raise _Unlike(choice.path, "several results")

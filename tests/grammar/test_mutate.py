@@ -29,7 +29,7 @@ def space() -> Space:
 def trace_with(space: Space, **layers: int) -> Trace:
     """A draw whose layers have these productions."""
     wanted = {f"Net:0/{name.replace('_', '#')}": number for name, number in layers.items()}
-    drawn = space.redraw(wanted, 1)
+    drawn = space.redraw(wanted, 2)
     assert wanted.items() <= drawn.trace.items()
     return drawn.trace
 

@@ -52,7 +52,7 @@ def test_what_is_summed_and_what_is_drawn() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_with_weights_of_one_and_zero_it_is_the_network_to_the_last_bit(depth: int) -> None:
-    supernet = relax(space(), "3", depth=depth)
+    supernet = relax(space(), "0", depth=depth)
     whole = to_torch(supernet.graph, seed=1, dtype="f64").eval()
     weights = whole.state_dict()
     x = torch.randn(3, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
