@@ -82,7 +82,7 @@ class Base(Generic[O]):
     def mutation(self, number: int, parent: int) -> Candidate:
         """A mutation of trial `parent`, or where all that is near was proposed, a mutation of a mutation, and so on.
 
-        A draw where there is none.
+        Those inherit nothing: what is between was never trained. A draw where there is none.
         """
         origin = self.candidate(parent)
         try:
@@ -90,7 +90,8 @@ class Base(Generic[O]):
             for step in range(WALK):
                 if made.hash not in self.hashes or not self.options.distinct:
                     return self.heir(made)
-                made = self.space.mutate(parent, made, f"{self.seed}/{number}/mutate/walk/{step}")
+                key = f"{self.seed}/{number}/mutate/walk/{step}"
+                made = self.space.mutate(parent, made, key).model_copy(update={"inherit": None})
         except CompileError:
             pass
         return self.fresh(number)
