@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from archc.grammar.load import loads
 from archc.ir.cost import cost
 from archc.ir.dims import Dim, substitute, symbols
+from archc.metanet.surrogate import Surrogate
 from archc.metanet.surrogate.features import Seen, table
+from archc.metanet.surrogate.model import LOWEST
 from archc.search.goals import Objective
-from archc.search.predictor import LatencyPredictor, Process, see_text
+from archc.search.predictor import LatencyPredictor, see_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 Model = Literal["gp", "forest"]
 
 TREES = 60
+GROWTH = 1.25
+"""The process's amplitudes and scales are fitted anew when so many times the networks are known."""
 
 
 class Learner(Protocol):
@@ -102,7 +106,7 @@ class Timed:
     """The logarithm of a latency."""
 
     def __init__(self, batch: int) -> None:
-        self.predictor = LatencyPredictor(batch, intervals=False)
+        self.predictor = LatencyPredictor(batch)
 
     def learn(self, texts: Sequence[str], losses: Doubles) -> Doubles:
         import numpy as np
@@ -132,8 +136,7 @@ class Ranked:
         return self._regression.learn([see_text(text) for text in texts], losses)
 
     def predict(self, texts: Sequence[str]) -> tuple[Doubles, Doubles]:
-        mean, spread, *_ = self._regression.predict([see_text(text) for text in texts])
-        return mean, spread
+        return self._regression.predict([see_text(text) for text in texts])
 
     def believe(self, texts: Sequence[str]) -> None:
         self._regression.believe([see_text(text) for text in texts])
@@ -152,6 +155,59 @@ def ranked(losses: Doubles) -> Doubles:
     equal = (losses[None, :] == losses[:, None]).sum(1)
     share = (below + 0.5 * equal) / len(losses)
     found: Doubles = np.log(share / (1 - share))
+    return found
+
+
+class Process:
+    """The Gaussian process of `archc.metanet.surrogate`, for any scores.
+
+    Amplitudes and scales are those of the last fit of which a whole step of `GROWTH` has passed: they cost
+    most, and so follow from what was told, not from when somebody asked.
+    """
+
+    def __init__(self, scale: Callable[[Doubles], Doubles]) -> None:
+        """`scale` makes scores of values, around 0 and of a deviation of about 1."""
+        self._scale = scale
+        self._surrogate = Surrogate()
+        self._fits: dict[int, list[float]] = {}
+
+    def learn(self, seen: Sequence[Seen], values: Doubles) -> Doubles:
+        """Learn from `LOWEST` networks or more, in the order in which they came; returns their scores."""
+        first = LOWEST
+        while math.ceil(first * GROWTH) <= len(seen):
+            first = math.ceil(first * GROWTH)
+        if first not in self._fits:
+            self._surrogate.fit(seen[:first], _shares(self._scale(values[:first])), intervals=False)
+            self._fits[first] = self._surrogate.hyper
+        self._fit = self._fits[first]
+        self._seen, self._scores = list(seen), self._scale(values)
+        self._condition(self._seen, self._scores)
+        return self._scores
+
+    def believe(self, seen: Sequence[Seen]) -> None:
+        """Take what is expected of these as learned, until more is."""
+        import numpy as np
+
+        if seen:
+            self._condition([*self._seen, *seen], np.append(self._scores, self.predict(seen)[0]))
+
+    def _condition(self, seen: Sequence[Seen], scores: Doubles) -> None:
+        self._surrogate.fit(seen, _shares(scores), self._fit, intervals=False)
+
+    def predict(self, seen: Sequence[Seen]) -> tuple[Doubles, Doubles]:
+        """Mean and standard deviation of the scores, without their noise."""
+        import numpy as np
+
+        told = self._surrogate.predict(seen)
+        noise = math.exp(2 * self._surrogate.hyper[-1])
+        return np.log(told.mean / (1 - told.mean)), np.sqrt(np.maximum(told.spread**2 - noise, 1e-9))
+
+
+def _shares(scores: Doubles) -> list[float]:
+    """What the surrogate takes the logit of."""
+    import numpy as np
+
+    found: list[float] = (1 / (1 + np.exp(-scores))).tolist()
     return found
 
 

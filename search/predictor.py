@@ -1,8 +1,7 @@
 """Latency before it is measured: a predictor that learns as measurements come in.
 
-It sees what the compiler will see of a network: its graph after the passes that every compilation runs, and of that how
-many nodes of which kind there are, their operations and the bytes that they move. A Gaussian process over these
-(`archc.metanet.surrogate`, told log-latencies in place of logits) gives a latency and an interval.
+It sees what the compiler will see of a network: its graph, cleaned up as every compilation cleans it, and of that how
+many nodes of which kind there are, their operations and the bytes that they move.
 
 What is measured stays the truth. The predictor is for what cannot be measured: candidates that a strategy thinks of,
 and which it need not train when the whole interval is beyond a bound (`Sieve`).
@@ -11,7 +10,7 @@ and which it need not train when the whole interval is beyond a bound (`Sieve`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -21,8 +20,7 @@ from archc.ir.clone import clone
 from archc.ir.cost import node_flops
 from archc.ir.dims import Dim, substitute, symbols
 from archc.ir.graph import Graph, Node
-from archc.metanet.surrogate import Surrogate
-from archc.metanet.surrogate.features import Seen, see
+from archc.metanet.surrogate.features import Seen, see, table
 from archc.metanet.surrogate.model import LOWEST
 from archc.passes.manager import Context, run_passes
 from archc.passes.pipeline import CLEANUP
@@ -35,8 +33,9 @@ if TYPE_CHECKING:
 
     Doubles = NDArray[np.float64]
 
-GROWTH = 1.25
-"""The process's amplitudes and scales are fitted anew when so many times the networks are known."""
+TREES = 100
+COSTS = ("op.", "width.flops_", "width.bytes_")
+"""Features that a latency is a sum of."""
 
 
 @lru_cache(maxsize=8192)
@@ -88,64 +87,6 @@ def _at(dim: Dim, batch: int) -> float:
     return float(found)
 
 
-class Process:
-    """The Gaussian process of `archc.metanet.surrogate`, for any scores.
-
-    Amplitudes, scales and intervals are those of the last fit of which a whole step of `GROWTH` has passed: they cost
-    most, and so follow from what was told, not from when somebody asked.
-    """
-
-    def __init__(self, scale: Callable[[Doubles], Doubles], intervals: bool = False) -> None:
-        """`scale` makes scores of values, around 0 and of a deviation of about 1."""
-        self._scale, self._intervals = scale, intervals
-        self._surrogate = Surrogate()
-        self._fits: dict[int, tuple[list[float], list[float]]] = {}
-
-    def learn(self, seen: Sequence[Seen], values: Doubles) -> Doubles:
-        """Learn from `LOWEST` networks or more, in the order in which they came; returns their scores."""
-        first = LOWEST
-        while math.ceil(first * GROWTH) <= len(seen):
-            first = math.ceil(first * GROWTH)
-        if first not in self._fits:
-            self._surrogate.fit(seen[:first], _shares(self._scale(values[:first])), intervals=self._intervals)
-            self._fits[first] = self._surrogate.hyper, self._surrogate.scores
-        self._fit = self._fits[first]
-        self._seen, self._scores = list(seen), self._scale(values)
-        self._condition(self._seen, self._scores)
-        return self._scores
-
-    def believe(self, seen: Sequence[Seen]) -> None:
-        """Take what is expected of these as learned, until more is."""
-        import numpy as np
-
-        if seen:
-            self._condition([*self._seen, *seen], np.append(self._scores, self.predict(seen)[0]))
-
-    def _condition(self, seen: Sequence[Seen], scores: Doubles) -> None:
-        hyper, residuals = self._fit
-        self._surrogate.fit(seen, _shares(scores), hyper, intervals=False)
-        self._surrogate.scores = residuals
-
-    def predict(self, seen: Sequence[Seen], coverage: float = 0.9) -> tuple[Doubles, Doubles, Doubles]:
-        """Mean and standard deviation of the scores without their noise, and how far an interval reaches, noise
-        included."""
-        import numpy as np
-
-        told = self._surrogate.predict(seen, coverage)
-        mean = np.log(told.mean / (1 - told.mean))
-        noise = math.exp(2 * self._surrogate.hyper[-1])
-        reach = np.log(told.high / (1 - told.high)) - mean
-        return mean, np.sqrt(np.maximum(told.spread**2 - noise, 1e-9)), reach
-
-
-def _shares(scores: Doubles) -> list[float]:
-    """What the surrogate takes the logit of."""
-    import numpy as np
-
-    found: list[float] = (1 / (1 + np.exp(-scores))).tolist()
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Latency:
     """Milliseconds that are expected of networks, and intervals; `spread` is the logarithm's standard deviation."""
@@ -159,6 +100,10 @@ class Latency:
 class LatencyPredictor:
     """Latencies from networks' graphs, learned from those that were measured.
 
+    Half of what it says is a sum: so much for each node of a kind, each operation and each byte of that kind, none of
+    it negative. The other half is a random forest's. Intervals reach as far as 90% (or what is asked for) of what was
+    learned is off, the forest's trees being asked that have not seen it.
+
     >>> text = "arch a  input x: f32[N, 64]  output y: f32[N, 8]  y = x -> linear({}) -> relu -> linear(8)"
     >>> predictor = LatencyPredictor()
     >>> for width in range(8, 80, 8):
@@ -168,12 +113,10 @@ class LatencyPredictor:
     True
     """
 
-    def __init__(self, batch: int = 1, intervals: bool = True) -> None:
-        """Without `intervals` those are a normal distribution's, and learning takes a fifth of the time."""
+    def __init__(self, batch: int = 1) -> None:
         self.batch = batch
         self.known: dict[str, float] = {}
         """Milliseconds by program, in the order in which they were learned."""
-        self._process = Process(self._scaled, intervals)
         self._fresh = False
 
     def learn(self, text: str, ms: float) -> None:
@@ -190,27 +133,45 @@ class LatencyPredictor:
         """What latencies to expect."""
         import numpy as np
 
-        self._fit()
-        mean, spread, reach = self._process.predict([see_costs(text, self.batch) for text in texts], coverage)
-        logs = self._centre + self._unit * mean
-        far = self._unit * reach
-        return Latency(np.exp(logs), np.exp(logs - far), np.exp(logs + far), self._unit * spread)
+        if not self._fresh:
+            self._fit()
+        x = self._table(texts)
+        trees = np.array([tree.tree_.predict(x.astype(np.float32))[:, 0] for tree in self._forest.estimators_])
+        logs = (self._sum(x) + trees.mean(0)) / 2
+        rank = min(len(self._off), math.ceil((len(self._off) + 1) * coverage))
+        far = self._off[rank - 1]
+        return Latency(np.exp(logs), np.exp(logs - far), np.exp(logs + far), np.maximum(trees.std(0), 1e-3))
 
     def _fit(self) -> None:
         import numpy as np
+        from scipy.optimize import nnls
+        from sklearn.ensemble import RandomForestRegressor
 
         assert self.ready, "a predictor has to learn first"
-        if not self._fresh:
-            ms = np.fromiter(self.known.values(), np.float64)
-            self._process.learn([see_costs(text, self.batch) for text in self.known], ms)
-            self._fresh = True
+        ms = np.fromiter(self.known.values(), np.float64)
+        names = {name for text in self.known for name in see_costs(text, self.batch).features}
+        self._columns = sorted(names)
+        self._costs = [k for k, name in enumerate(self._columns) if name.startswith(COSTS)]
+        x = self._table(list(self.known))
+        self._weights, _ = nnls(self._plain(x) / ms[:, None], np.ones(len(ms)))  # the least relative errors
+        made = RandomForestRegressor(TREES, max_features=0.33, oob_score=True, random_state=0, n_jobs=1)
+        self._forest = made.fit(x, np.log(ms))
+        self._off = np.sort(np.abs(np.log(ms) - (self._sum(x) + made.oob_prediction_) / 2))
+        self._fresh = True
 
-    def _scaled(self, ms: Doubles) -> Doubles:
+    def _table(self, texts: Sequence[str]) -> Doubles:
+        return table([see_costs(text, self.batch) for text in texts], self._columns)
+
+    def _plain(self, x: Doubles) -> Doubles:
+        """Nodes, operations and bytes by kind, and a 1 for the call itself."""
         import numpy as np
 
-        logs = np.log(ms)
-        self._centre, self._unit = float(logs.mean()), max(float(logs.std()), 1e-3)
-        found: Doubles = (logs - self._centre) / self._unit
+        return np.column_stack([np.exp2(x[:, self._costs]) - 1, np.ones(len(x))])
+
+    def _sum(self, x: Doubles) -> Doubles:
+        import numpy as np
+
+        found: Doubles = np.log(self._plain(x) @ self._weights + 1e-6)
         return found
 
 

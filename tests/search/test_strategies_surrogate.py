@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from archc.search.goals import Goals, parse_goals, parse_objective
-from archc.search.learners import Forest, Read, learner, ranked, sizes
-from archc.search.predictor import LatencyPredictor, Process, Sieve, see_text
+from archc.search.learners import Forest, Process, Read, learner, ranked, sizes
+from archc.search.predictor import LatencyPredictor, Sieve, see_text
 from archc.search.records import Proposal, Result
 from archc.search.strategies.surrogate import chebyshev, expected_improvement
 from archc.search.strategy import Strategy, replay, strategy_kind
