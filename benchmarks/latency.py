@@ -19,8 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from results import Results
-from timing import compiled, timed
+from timing import compiled, latencies, timed
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = {
@@ -29,6 +31,10 @@ SPACES = {
     "einspace": ("examples/spaces/einspace.arch", 40),
 }
 BATCHES = (1, 32)
+FOLDS, FIFTHS, BOOTSTRAP = 5, 5, 400
+MODELS = ("predictor", "bytes", "flops")
+
+Doubles = NDArray[np.float64]
 
 
 def draws(space: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
@@ -68,6 +74,86 @@ def measure(options: argparse.Namespace) -> None:
     timed(options.out / "artifacts", kept, options.batches, range(options.rounds), rows, core=options.core)
 
 
+def predictions(texts: list[str], ms: Doubles, batch: int, fold: Any) -> dict[str, Doubles]:
+    """For each model the predictions for each network, by one that learned from the networks of the other folds."""
+    from archc.search.predictor import LatencyPredictor, see_costs
+
+    seen = [see_costs(text, batch).features for text in texts]
+    found = {name: np.zeros(len(texts)) for name in ("predictor", "low", "high")}
+    found |= {name: np.array([one[f"size.{name}"] for one in seen]) for name in ("bytes", "flops")}
+    for k in range(int(fold.max()) + 1):
+        predictor = LatencyPredictor(batch)
+        for i in np.flatnonzero(fold != k):
+            predictor.learn(texts[i], float(ms[i]))
+        rest = np.flatnonzero(fold == k)
+        told = predictor.predict([texts[i] for i in rest])
+        found["predictor"][rest], found["low"][rest], found["high"][rest] = told.mean, told.low, told.high
+    return found
+
+
+def spearman(a: Doubles, b: Doubles) -> float:
+    from scipy.stats import rankdata
+
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+
+
+def within(a: Doubles, b: Doubles, groups: Any) -> float:
+    """The mean over groups of their rank correlations."""
+    return float(np.mean([spearman(a[groups == g], b[groups == g]) for g in np.unique(groups)]))
+
+
+def score(options: argparse.Namespace) -> None:
+    """Tables, and a file of all figures."""
+    texts = {row["name"]: row["text"] for row in Results(options.out / "nets.jsonl").rows}
+    rows = Results(options.out / "times.jsonl").rows
+    rounds = range(options.rounds)
+    every: dict[str, Any] = {"rounds": options.rounds}
+    for batch in options.batches:
+        first, second = (latencies(rows, batch, rounds[k::2]) for k in (0, 1))
+        names = [n for n in texts if n in first and n in second]
+        a, b = (np.array([m[n] for n in names]) for m in (first, second))
+        spaces = np.array([n.rpartition("-")[0] for n in names])
+        fold = np.random.Generator(np.random.Philox(options.seed)).permutation(np.arange(len(names)) % FOLDS)
+        told = predictions([texts[n] for n in names], a, batch, fold)
+        for which in ("all", *SPACES):
+            keep = np.flatnonzero((spaces == which) | (which == "all"))
+            summary = compared(a[keep], b[keep], {m: v[keep] for m, v in told.items()})
+            every[f"{batch}/{which}"] = summary
+            print(f"\nbatch {batch}, {which}: {len(keep)} networks; {FIFTHS} groups by FLOPs\n")
+            print("| | ρ | within fifths by FLOPs |\n|---|---|---|")
+            for name, line in summary["lines"].items():
+                print(f"| {name} | {line[0]} | {line[1]} |")
+            print(f"\n90% intervals hold {summary['coverage']:.1%}, mean width ×{summary['width']:.2f}", flush=True)
+    (options.out / "latency.json").write_text(json.dumps(every, indent=1) + "\n")
+
+
+def compared(a: Doubles, b: Doubles, told: dict[str, Doubles]) -> dict[str, Any]:
+    """Rank correlations with the second measurement, bootstrap intervals over networks, and differences."""
+    groups = np.searchsorted(np.quantile(told["flops"], np.linspace(0, 1, FIFTHS + 1)[1:-1]), told["flops"], "left")
+    models = {"measured again": a, **{m: told[m] for m in MODELS}}
+    rng = np.random.Generator(np.random.Philox(0))
+    draws = [np.arange(len(a)), *(rng.integers(0, len(a), len(a)) for _ in range(BOOTSTRAP))]
+    found = {
+        m: np.array([[spearman(v[d], b[d]), within(v[d], b[d], groups[d])] for d in draws]) for m, v in models.items()
+    }
+    lines: dict[str, list[str]] = {m: [_interval(v[:, k]) for k in (0, 1)] for m, v in found.items()}
+    for m in MODELS[:-2]:
+        lines[f"{m} / measured again"] = [_interval(found[m][:, k] / found["measured again"][:, k]) for k in (0, 1)]
+        lines[f"{m} − FLOPs"] = [_interval(found[m][:, k] - found["flops"][:, k]) for k in (0, 1)]
+    return {
+        "networks": len(a),
+        "lines": lines,
+        "coverage": float(((told["low"] <= b) & (b <= told["high"])).mean()),
+        "width": float(np.exp(np.log(told["high"] / told["low"]).mean())),
+        "quantiles_ms": np.quantile(b, [0, 0.1, 0.5, 0.9, 1]).round(4).tolist(),
+    }
+
+
+def _interval(values: Doubles) -> str:
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -79,7 +165,7 @@ def main() -> None:
     parser.add_argument("what", choices=("measure", "score"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    measure(options)
+    (measure if options.what == "measure" else score)(options)
 
 
 if __name__ == "__main__":
