@@ -191,7 +191,11 @@ def _credentials(token: Path | None) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         why = (isinstance(error, OSError) and error.strerror) or str(error)
         raise fail(
-            "E0734", f"`{token}` holds no token", label=why, help="name the file that the cluster was started with"
+            "E0734",
+            f"`{token}` holds no token",
+            label=why,
+            help="name the file that the cluster was started with",
+            exit_code=4,
         ) from None
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token.resolve()), "RAY_AUTH_TOKEN": ""}
 

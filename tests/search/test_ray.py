@@ -110,6 +110,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.mark.slow
 def test_a_cluster_does_what_one_process_does(tmp_path: Path, cluster: Cluster) -> None:
+    (tmp_path / "inline").mkdir()
+    (tmp_path / "ray").mkdir()
     jobs = [job(n) for n in range(6)]
     expected, _ = run_all(Inline(tmp_path / "inline"), jobs)
     with RayCluster(tmp_path / "ray", cluster.address, token=cluster.token) as executor:
