@@ -28,7 +28,7 @@ from archc.search.inherit import matching
 from archc.search.records import Candidate
 from archc.search.space import KINDS, GrammarSpace, open_space
 
-SPACES = ("closed", "digits_net", "cells", "transformer", "choices", "darts", "einspace")
+SPACES = ("closed", "digits_net", "cells", "transformer", "choices", "darts", "sequences", "einspace")
 CHILDREN = 10
 """Mutations of each parent."""
 
