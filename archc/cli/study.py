@@ -53,6 +53,7 @@ def status(folders: Folders, as_json: Json = False) -> None:
 def watch(
     folder: Folder,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="between two looks")] = 1.0,
+    as_json: Json = False,
 ) -> None:
     """Follow a search that another process carries out, until it ends. Ctrl-C ends the watching alone.
 
@@ -67,6 +68,8 @@ def watch(
             time.sleep(every)
         show(study.refresh().standing)
     note(f"{folder}: {study.state()}")
+    if as_json:
+        print_json(study.to_json())
 
 
 def resume(
