@@ -4,12 +4,12 @@
     python benchmarks/fronts.py --nets RUNS/fronts --table benchmarks/data/closed.npz --out RUNS/fronts/fronts.json
 
 The space is those networks of the closed one that were compiled and timed (the first draws of seed 0). Accuracies are
-those of the closed table (`hard_digits`), latencies the least medians of rounds (`timing.py`). NSGA-II searches it twice
-from each seed, with equal options and budgets: for accuracy and measured latency, and for accuracy and FLOPs. Both see
-the validation accuracies of one training seed and, if at all, the latencies of the rounds of even number. Each front is
-judged by what neither has seen: test accuracy from the other training seed, and latency from the rounds of odd number,
-in which all networks were timed interleaved. The hypervolume reaches to accuracy 0.1 and the slowest network's latency,
-as a share of that of the front of all networks, so judged. Intervals: bootstrap over search seeds.
+those of the closed table (`hard_digits`), latencies the least medians of rounds (`timing.py`). NSGA-II searches it
+twice from each seed, with equal options and budgets: for accuracy and measured latency, and for accuracy and FLOPs.
+Both see the validation accuracies of one training seed and, if at all, the latencies of the rounds of even number.
+Each front is judged by what neither has seen: test accuracy from the other training seed, and latency from the rounds
+of odd number, in which all networks were timed interleaved. The hypervolume reaches to accuracy 0.1 and the slowest
+network's latency, as a share of that of the front of all networks, so judged. Intervals: bootstrap over search seeds.
 """
 
 from __future__ import annotations
