@@ -23,7 +23,7 @@ from archc.ir.canonical import params_text
 from archc.ir.cost import bound_flops
 from archc.ir.diagnostics import Diagnostic, Span, fail
 from archc.ir.dims import Dim, Symbol, product, symbol, total
-from archc.ir.op import BindError, Bound, Call, OpDef, Params, bind
+from archc.ir.op import BindError, Bound, Call, OpDef, Params, bind_afresh
 from archc.ir.ops.shape import IDENTITY
 from archc.ir.types import TensorType
 
@@ -33,6 +33,8 @@ POWERS = 8
 """Powers of one symbol, from 0."""
 
 
+LARGE = 1 << 40
+"""Sizes below this are sizes; above, there is a batch in it."""
 OF_KIND = ("E0302", "E0303", "E0304", "E0306")
 """What is wrong with ranks, dtypes and numbers of operands or axes, whatever their sizes."""
 
@@ -80,20 +82,49 @@ class Scale:
 
 
 class Types:
-    """Numbers of tensor types; `kinds` are numbers of what they have in common with others: dtype and rank."""
+    """Numbers of tensor types.
 
-    def __init__(self) -> None:
+    kinds   what a type has in common with others: the number of its dtype and rank
+    plain   the type with the power of two in the place of the symbol of its first axis, that `batch` is; None where
+            there are other symbols. Ops take much less time where sizes are integers
+    """
+
+    def __init__(self, batch: str, size: int) -> None:
         self.all: list[TensorType] = []
         self.kinds: list[int] = []
-        self._numbers: dict[TensorType, int] = {}
+        self.plain: list[TensorType | None] = []
+        self._batch, self._size = symbol(batch), size
+        self._numbers: dict[tuple[tuple[Dim, ...], str], int] = {}
         self._kinds: dict[tuple[str, int], int] = {}
 
     def number(self, type_: TensorType) -> int:
-        found = self._numbers.get(type_)
-        if found is None:
-            found = self._numbers[type_] = len(self.all)
-            self.all.append(type_)
-            self.kinds.append(self._kinds.setdefault((type_.dtype, type_.rank), len(self._kinds)))
+        shape = type_.shape
+        if shape and shape[0] == self._batch:
+            shape = (self._size, *shape[1:])
+        found = self._numbers.get((shape, type_.dtype))
+        return self._add(shape, type_.dtype) if found is None else found
+
+    def of_plain(self, types: Sequence[TensorType]) -> tuple[int, ...] | None:
+        """The numbers of types with integers for all sizes; None where the batch's is not the first alone."""
+        numbers = []
+        for type_ in types:
+            found = self._numbers.get((type_.shape, type_.dtype))
+            if found is None:
+                sizes = [d for d in type_.shape if isinstance(d, int)]
+                if sizes[:1] != [self._size] or max(sizes[1:], default=0) >= LARGE:
+                    return None
+                found = self._add(type_.shape, type_.dtype)
+            numbers.append(found)
+        return tuple(numbers)
+
+    def _add(self, shape: tuple[Dim, ...], dtype: str) -> int:
+        found = self._numbers[shape, dtype] = len(self.all)
+        plain = all(isinstance(d, int) for d in shape)
+        self.plain.append(TensorType(shape, dtype) if plain else None)
+        if shape and shape[0] == self._size:
+            shape = (self._batch, *shape[1:])
+        self.all.append(TensorType(shape, dtype))
+        self.kinds.append(self._kinds.setdefault((dtype, len(shape)), len(self._kinds)))
         return found
 
 
@@ -130,8 +161,8 @@ class Transfer:
     """The transfer functions of one space."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
-        self.types = Types()
         self.scale = Scale(symbols)
+        self.types = Types(symbols[0] if symbols else "", 1 << DIGIT)
         self._atoms: dict[Hashable, Atom] = {}
         self.inexact = False
         """Has an op been met whose costs are no polynomials? Then costs are those of the graph."""
@@ -147,17 +178,34 @@ class Transfer:
         kinds = tuple([self.types.kinds[i] for i in operands])
         if kinds in atom.never:
             return None
-        call = Call(atom.params, tuple([self.types.all[i] for i in operands]))
+        types = tuple([self.types.plain[i] for i in operands])
         try:
-            bound = bind(atom.op, call)
+            found = None if None in types else self._plainly(atom, types)  # type: ignore[arg-type]
+            return found or self._symbolically(atom, operands)
         except BindError as e:
             if e.code in OF_KIND:
                 atom.never.add(kinds)
             return None
-        own = [w for w in bound.weights.values() if w.trainable]
+
+    def _plainly(self, atom: Atom, types: tuple[TensorType, ...]) -> Applied | None:
+        """What comes of an op where the batch is a large number; None when that number is in more than first axes."""
+        call = Call(atom.params, types)
+        bound = bind_afresh(atom.op, call)
+        results = self.types.of_plain(bound.results)
+        params = sum([w.type.size for w in bound.weights.values() if w.trainable])
+        flops = bound_flops(atom.op, call, bound)
+        if results is None or not isinstance(flops, int) or not isinstance(params, int) or params >= LARGE:
+            return None
+        size = sum([t.bytes for t in bound.results])
+        assert isinstance(size, int)
+        return Applied(results, params, flops, size, 1, self.label(atom.op, call, bound))
+
+    def _symbolically(self, atom: Atom, operands: tuple[int, ...]) -> Applied:
+        call = Call(atom.params, tuple([self.types.all[i] for i in operands]))
+        bound = bind_afresh(atom.op, call)
         return self.record(
             bound.results,
-            params=sum(w.type.size for w in own),  # type: ignore[misc]  # a weight has integer sizes
+            params=sum(w.type.size for w in bound.weights.values() if w.trainable),  # type: ignore[misc]
             flops=bound_flops(atom.op, call, bound),
             nodes=1,
             label=self.label(atom.op, call, bound),
@@ -166,7 +214,7 @@ class Transfer:
     def mistake(self, atom: Atom, operands: tuple[int, ...], span: Span | None) -> Diagnostic:
         """Why an op does not fit."""
         try:
-            bind(atom.op, Call(atom.params, tuple([self.types.all[i] for i in operands])))
+            bind_afresh(atom.op, Call(atom.params, tuple([self.types.all[i] for i in operands])))
         except BindError as e:
             return fail(e.code, e.message, span, label=e.label, help=e.help).diagnostics[0]
         raise AssertionError(f"{atom.op} fits")

@@ -232,6 +232,11 @@ def bind(op: OpDef[P], call: Call[P]) -> Bound:
     return _bind(op, call) if call.regions else _bind_cached(op, call)
 
 
+def bind_afresh(op: OpDef[P], call: Call[P]) -> Bound:
+    """`bind`, without remembering what it came to: for who remembers it in another way."""
+    return _bind(op, call)
+
+
 @lru_cache(maxsize=65536)
 def _bind_cached(op: OpDef[Any], call: Call[Any]) -> Bound:
     return _bind(op, call)

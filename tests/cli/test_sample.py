@@ -51,6 +51,16 @@ def test_a_number_is_one_architecture(archc, space, tmp_path):
     assert {a["trace"]["Layer:0/range"] for a in narrow["architectures"]} == {8}
 
 
+def test_what_came_before_is_left_out(archc, space, tmp_path):
+    every = archc("sample", space, "-n", "12", "--set", "most=16", "--json").json["architectures"]
+    once = archc("sample", space, "-n", "12", "--set", "most=16", "--unique", "--json").json["architectures"]
+    assert len(every) == 12
+    assert [a["hash"] for a in once] == list(dict.fromkeys(a["hash"] for a in every))
+    assert len(once) < 12
+    ran = archc("sample", space, "-n", "12", "--set", "most=16", "--unique", "-o", tmp_path / "once")
+    assert f"{12 - len(once)} of 12 came twice or more and were left out" in ran.out
+
+
 def test_a_part_of_a_trace_is_kept(archc, space, tmp_path):
     part = tmp_path / "part.json"
     part.write_text('{"Layer:0/range": 24}')
