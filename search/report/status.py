@@ -55,6 +55,8 @@ def standing(config: StudyConfig, history: History) -> Standing:
     minutes = history.seconds / 60
     evaluated = len(history.told) - counts["shared"]
     share = history.spent / budget.evaluations if budget.evaluations else minutes / (budget.minutes or 1)
+    if history.closed == "complete":  # perhaps by another budget, or since there was nothing left to propose
+        share = 1.0
     return Standing(
         spent=history.spent,
         budget=str(budget),
