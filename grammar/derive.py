@@ -388,7 +388,8 @@ class Deriver:
                     )  # fmt: skip
                     if tries == TRIES:
                         made = self._draw(step.site, given, inner + step.deeper, level + step.level, below)
-                    else:
+                    else:  # what a trace says of it does not fit
+                        below = None
                         most, self.most_work = self.most_work, min(self.most_work, self.work + SMALL)
                         try:
                             made = self._draw(step.site, given, inner + step.deeper, level + step.level, below)
