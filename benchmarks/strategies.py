@@ -263,7 +263,7 @@ def tables(found: Mapping[str, Any]) -> str:
         return ["", f"{title}:", "", *("| " + " | ".join(row) + " |" for row in rows)]
 
     lines = [
-        f"`{task}`: best test accuracy {told['best']:.1f}%, mean {told['mean']:.1f}%; "
+        f"- `{task}`: best test accuracy {told['best']:.1f}%, mean {told['mean']:.1f}%; "
         f"regret of the best validated of all {told['regret of all']:.1f}"
         for task, told in found.items()
     ]
