@@ -133,7 +133,8 @@ class SurrogateSearch(Base[SurrogateOptions]):
         low, width = known.min(0), np.maximum(np.ptp(known, 0), 1e-9)
         samples = np.stack(means, 1) + np.stack(spreads, 1) * dice.normal(size=(SAMPLES, 1, len(means)))
         best = chebyshev((known - low) / width, weights).min()
-        return np.maximum(best - chebyshev((samples - low) / width, weights), 0).mean(0)
+        gains: Doubles = np.maximum(best - chebyshev((samples - low) / width, weights), 0).mean(0)
+        return gains
 
 
 def chebyshev(scaled: Doubles, weights: Doubles) -> Doubles:
