@@ -69,6 +69,7 @@ def entry_of(study: Study, name: str = "") -> Entry:
         "steps": str(evaluation.steps),
         "recipe": str(dict(sorted(evaluation.recipe.items()))),
         "architecture-aware": str(evaluation.architecture_aware),
+        "warm start": str(evaluation.warm_start),
         "batch of latency": str(evaluation.batch),
         "threads": str(evaluation.threads),
     }

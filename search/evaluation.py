@@ -28,12 +28,20 @@ class Evaluation(Record):
     steps: int = Field(300, ge=1)
     recipe: Mapping[str, Any] = {}
     architecture_aware: bool = Field(False, description="initialisation and learning rate by topology")
+    warm_start: str | None = Field(
+        None, description="a hypernetwork, by file or name (`ghn-small`), whose predicted weights trainings begin with"
+    )
     seed: int = 0
     threads: int = 1
     batch: int = Field(1, description="batch size of measured latency")
     memory_mb: int = 4096
     seconds: float = 600.0
     early_stop: bool = False
+
+    @property
+    def has_own_start(self) -> bool:
+        """Whether a training begins with other weights than those that the program draws."""
+        return self.architecture_aware or self.warm_start is not None
 
 
 def evaluate(job: Job, folder: Path, report: Report) -> Result:

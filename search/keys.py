@@ -47,9 +47,19 @@ def _how(text: str) -> str:
         task=task_of(evaluation).key,
         recipe=recipe_of(evaluation).model_dump(mode="json"),
         evaluation=evaluation.model_dump(mode="json", exclude={"task", "recipe"}),
+        start=_model(evaluation.warm_start),
         dtype=DTYPE,
         torch=version("torch"),
     )
+
+
+def _model(source: str | None) -> str | None:
+    """The content of the hypernetwork that trainings begin with."""
+    if source is None:
+        return None
+    from archc.search.warm import hypernetwork
+
+    return hypernetwork(source)[0].sha256
 
 
 def code_key(graph: Graph, target: str, batch: int = 1, threads: int = 1, weights: str | None = None) -> str:

@@ -179,6 +179,10 @@ class Trial:
         inherits = None
         if before is not None and self.job.proposal.continues is None:
             inherits = self._inherited(graph, before)
+        elif before is None and self.evaluation.warm_start is not None:
+            from archc.search.warm import predicted
+
+            inherits, self.extra["warm_start"] = predicted(graph, self.evaluation.warm_start, self.task)
         try:
             training = fresh(graph, self.evaluation, inherits)
         except CompileError as error:
@@ -310,6 +314,10 @@ def prepare(evaluation: Evaluation) -> None:
     recipe_of(evaluation)
     check_goals(evaluation.goals, task_of(evaluation))
     batches_of(evaluation.task)
+    if evaluation.warm_start is not None:
+        from archc.search.warm import check
+
+        check(evaluation.warm_start, task_of(evaluation))
     waken()
     graph = loads(_SMALLEST)
     with tempfile.TemporaryDirectory(prefix="archc-") as folder:
@@ -353,12 +361,16 @@ def tested(candidate: Candidate, evaluation: Evaluation, seed: int) -> dict[str,
 
 
 def fresh(graph: Graph, evaluation: Evaluation, inherits: Mapping[str, Any] | None = None) -> Training:
-    """A training that has not begun: weights as the program says, or as its topology asks for, but for those that are
-    given. Raises: CompileError (E0620)."""
+    """A training that has not begun: weights as the program says, as its topology asks for, or as a hypernetwork
+    predicts them, but for those that are given. Raises: CompileError (E0620)."""
     recipe = recipe_of(evaluation)
     weights = None
     if evaluation.architecture_aware:
         weights, recipe = aware(graph, recipe)
+    if not inherits and evaluation.warm_start is not None:
+        from archc.search.warm import predicted
+
+        inherits, _ = predicted(graph, evaluation.warm_start, task_of(evaluation))
     if inherits:
         weights = {**(weights or first_weights(graph, recipe.seed)), **inherits}
     torch.manual_seed(recipe.seed)

@@ -79,6 +79,12 @@ def search(
     architecture_aware: Annotated[
         bool, typer.Option("--architecture-aware", help="initialisation and learning rate by topology")
     ] = False,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="begin trainings with weights that this hypernetwork predicts: a file, or `ghn-small`"
+        ),
+    ] = None,
     early_stop: Annotated[
         bool, typer.Option("--early-stop", help="end trainings whose learning curve tells that they will not be good")
     ] = False,
@@ -113,6 +119,7 @@ def search(
         "seconds": time_limit,
         "recipe": parse_pairs(recipe, "--recipe"),
         "architecture_aware": architecture_aware,
+        "warm_start": warm_start,
         "early_stop": early_stop,
     }
     what: dict[str, Any] = {

@@ -137,7 +137,7 @@ def check(evaluation: Evaluation, space: SearchSpace) -> None:
     that targets can run here, before any trial is spent on it.
 
     Raises: CompileError E0610-E0617 for task and recipe, E0615 and E0616 for a space that does not fit, E0721 and E0722
-    for quantities, E0746 (exit code 4) for a target that this machine lacks.
+    for quantities, E0801, E0802 and E0822 for a hypernetwork, E0746 (exit code 4) for a target that this machine lacks.
     """
     if evaluation.task == SYNTHETIC:
         return
@@ -148,6 +148,10 @@ def check(evaluation: Evaluation, space: SearchSpace) -> None:
     recipe_of(evaluation)
     check_goals(evaluation.goals, task_of(evaluation))
     demand_fit(loads(space.draw("fit").text).graph, task_of(evaluation))
+    if evaluation.warm_start is not None:
+        from archc.search.warm import check as check_model
+
+        check_model(evaluation.warm_start, task_of(evaluation))
     targets = [g.target for g in evaluation.goals.objectives] + [g.target for g in evaluation.goals.constraints]
     for target in dict.fromkeys(t for t in targets if t is not None):
         try:

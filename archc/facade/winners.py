@@ -110,7 +110,7 @@ def _keep(study: Study, trial: Trial) -> None:
 
 def _keep_start(study: Study, trial: Trial, graph: Graph, out: Path) -> None:
     """Write the weights that a training began with, where they are not those that the program draws: inherited ones,
-    and what the topology asks for."""
+    what the topology asks for, and what was predicted."""
     trial = beginning(study, trial)
     evaluation, candidate, inherits = study.config.evaluation, trial.proposal.candidate, None
     if trial.start is not None and candidate.inherit is not None and vault.has_weights(study.folder, trial.start):
@@ -120,7 +120,7 @@ def _keep_start(study: Study, trial: Trial, graph: Graph, out: Path) -> None:
         parent = loads(study.trials[candidate.inherit].proposal.candidate.text).graph
         theirs = renamed(vault.load_weights(study.folder, trial.start), parent)
         inherits = inherited(parent, theirs, graph, candidate.origin, evaluation.seed).weights
-    if inherits or evaluation.architecture_aware:
+    if inherits or evaluation.has_own_start:
         from archc.search.trial import fresh
 
         write_weights(out, fresh(graph, evaluation, inherits).weights())

@@ -122,6 +122,7 @@ def _setup(study: Study) -> list[tuple[str, str]]:
         "whole training": f"{evaluation.steps} steps, {config.whole:,} samples {_named(evaluation.recipe)}".strip(),
         "limits of a training": limits,
         "initialisation and rate": "by topology" if evaluation.architecture_aware else "the same for all",
+        "warm start": evaluation.warm_start or "none",
         "early stopping": "by learning curves" if evaluation.early_stop else "none",
         "equal work": "done once" if config.dedupe else "done each time",
         "order of results": "as they come" if config.lag is None else f"deterministic, lag {config.lag}",

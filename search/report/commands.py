@@ -52,6 +52,8 @@ def _changed(evaluation: Evaluation) -> list[object]:
             words += [flag, value]
     words += _pairs("--recipe", evaluation.recipe)
     words += ["--architecture-aware"] * evaluation.architecture_aware
+    if evaluation.warm_start is not None:
+        words += ["--warm-start", evaluation.warm_start]
     words += ["--early-stop"] * evaluation.early_stop
     return words
 
@@ -72,7 +74,7 @@ def trial_commands(study: Study, trial: Trial) -> list[str]:
     if evaluation.architecture_aware:
         recipe |= {"lr": _rate(folder, trial)}
     train += _pairs("--recipe", recipe)
-    if beginning(study, trial).start is not None or evaluation.architecture_aware:
+    if beginning(study, trial).start is not None or evaluation.has_own_start:
         train += ["--weights", folder / WINNERS / f"{stem}{START}"]
     train += ["--device", "cpu", "--threads", evaluation.threads, "-o", weights]
     target = next((goal.target for goal in measured_goals(study.goals) if goal.target is not None), "cpu")

@@ -183,6 +183,44 @@ def test_an_architecture_aware_recipe_is_another_training(folder: Path) -> None:
     assert result.status == "finished"
 
 
+IMAGES = """arch images
+input image: f32[N, 1, 12, 12]
+output logits: f32[N, 10]
+logits = image -> conv(16, kernel = 3) -> relu -> max_pool(2) -> flatten -> linear(32) -> relu -> linear(10)
+"""
+
+
+def test_a_hypernetwork_predicts_where_a_training_begins(folder: Path) -> None:
+    cold = changed(task="hard_digits", steps=1, recipe={"lr": 1e-4})
+    predicted = cold.model_copy(update={"warm_start": "ghn-small"})
+    fresh_start, warm_start = run(folder, IMAGES, cold), run(folder, IMAGES, predicted)
+    assert warm_start.extra["warm_start"] == "predicted"
+    assert "warm_start" not in fresh_start.extra
+    assert warm_start.values["loss"] < fresh_start.values["loss"] - 0.1
+
+
+def test_a_net_that_the_hypernetwork_has_no_words_for_begins_afresh(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from archc.search.warm import hypernetwork
+
+    cold = changed(task="hard_digits", steps=1, recipe={"lr": 1e-4})
+    words = hypernetwork("ghn-small")[1].words
+    monkeypatch.delitem(words.places["ops"], "max_pool")  # type: ignore[arg-type]
+    told = run(folder, IMAGES, cold.model_copy(update={"warm_start": "ghn-small"}))
+    assert str(told.extra["warm_start"]).startswith("afresh: E0810")
+    assert told.values == run(folder, IMAGES, cold).values
+
+
+def test_a_task_that_the_hypernetwork_does_not_know_is_told_before(folder: Path) -> None:
+    candidate = Candidate(text=NET, hash="0" * 64)
+    job = Job(
+        key="0" * 64, proposal=Proposal(number=0, candidate=candidate), evaluation=changed(warm_start="ghn-small")
+    )
+    with pytest.raises(CompileError, match=r"E0822.*wine"):
+        warm(job)
+
+
 def test_own_arrays_are_a_task(folder: Path, tmp_path: Path) -> None:
     """Values to predict: no accuracy, and a curve of losses, turned so that larger is better."""
     rng = np.random.default_rng(0)

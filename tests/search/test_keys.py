@@ -49,6 +49,7 @@ def test_equal_networks_have_one_address_however_they_are_written() -> None:
         {"seed": 1},
         {"threads": 2},
         {"architecture_aware": True},
+        {"warm_start": "ghn-small"},
         {"early_stop": True},
         {"goals": parse_goals(["accuracy", "params"])},
     ],
