@@ -87,7 +87,7 @@ def rate(space: Space, seed: int, batch: int) -> Row:
 
 def _sizes(one: Drawn) -> Iterator[int]:
     """Nodes, params, flops and bytes of results of one sample, choices."""
-    scale = one._space.deriver.transfer.scale
+    scale = one._transfer.scale
     yield from (one.nodes, one.params, scale.at_one(one._derivation.flops))
     yield from (scale.at_one(one._derivation.activation_bytes), len(one.trace))
 

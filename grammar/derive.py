@@ -65,8 +65,6 @@ PATIENCE = 64
 """Failures in one production before it is given up."""
 RANGE_TRIES = 8
 """Values of one `range` that are tried."""
-MEMORY = 400_000
-"""Outcomes that are remembered before all are forgotten."""
 
 
 class Derivation:

@@ -48,6 +48,8 @@ ATTEMPTS = 1000
 """Beginnings of one draw, before it is given up."""
 MISFITS = 30
 """Those of them that end where nothing fits."""
+MOST_TYPES = 100_000
+"""Types that are remembered, with what ops make of them, before all is forgotten: about 300 MB."""
 MOST_NODES = 2_000
 """Nodes of what is drawn, unless another limit is set: rules need not end, and the limit of an `arch` is far."""
 
@@ -60,6 +62,7 @@ class Drawn:
 
     def __init__(self, space: Space, derivation: Derivation, attempts: int) -> None:
         self._space, self._derivation, self.attempts = space, derivation, attempts
+        self._transfer, self._terms = space.deriver.transfer, space.terms
 
     @cached_property
     def trace(self) -> dict[str, Production]:
@@ -83,7 +86,7 @@ class Drawn:
         It is no canonical hash itself (that is `archc.ir.canonical`'s), unless the network is not series-parallel.
         """
         try:
-            return self._space.terms.hash(self._derivation)
+            return self._terms.hash(self._derivation)
         except NoTerm:
             return canonical(self.graph).hash
 
@@ -107,10 +110,9 @@ class Drawn:
         return self._dim(self._derivation.activation_bytes, "activation_bytes")
 
     def _dim(self, number: int, name: str) -> Dim:
-        transfer = self._space.deriver.transfer
-        if transfer.inexact:
+        if self._transfer.inexact:
             return getattr(self._cost, name)  # type: ignore[no-any-return]
-        return transfer.scale.read(number)
+        return self._transfer.scale.read(number)
 
     @cached_property
     def _cost(self) -> Cost:
@@ -172,6 +174,9 @@ class Space:
         return self._draw(f"{seed}/{index}", trace)
 
     def _draw(self, key: str, given: Trace) -> Drawn:
+        if len(self.deriver.transfer.types.all) > MOST_TYPES:
+            del self.deriver
+            self.__dict__.pop("terms", None)
         deriver = self.deriver
         deriver.failures.clear()
         misfits = 0

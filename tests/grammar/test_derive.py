@@ -80,12 +80,15 @@ def test_hashes_do_not_depend_on_how_rules_are_nested():
     assert len(hash_of(crossed)) == 64  # not series-parallel: the hash of the graph
 
 
-def test_a_draw_is_the_same_whatever_was_drawn_before():
+def test_a_draw_is_the_same_whatever_was_drawn_before(monkeypatch: pytest.MonkeyPatch):
     path = SPACES / "einspace.arch"
     space = read_space(path)
     drawn = {index: space.draw(1, index).hash for index in range(40)}
     fresh: Space = read_space(path)
     assert all(fresh.draw(1, index).hash == drawn[index] for index in (39, 7, 20))
+    monkeypatch.setattr("archc.grammar.draw.MOST_TYPES", 0)  # nothing is remembered
+    kept = fresh.draw(1, 20)
+    assert (fresh.draw(1, 7).hash, kept.hash) == (drawn[7], drawn[20])
     code = f"from archc.grammar.draw import read_space; print(read_space({str(path)!r}).draw(1, 7).hash)"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
