@@ -152,7 +152,7 @@ def test_a_cluster_that_is_not_there(archc, space, tmp_path):
 def test_interrupt_and_resume(archc, space, tmp_path):
     """Ctrl-C: 130, and how to go on; what was found is there, and nothing is done again."""
     study = tmp_path / "s"
-    slow = ("--recipe", "takes=0.2", "--budget", "400", "--study", str(study))
+    slow = ("--recipe", "takes=0.2", "--budget", "100000", "--study", str(study))
     command = [sys.executable, "-m", "archc", "search", str(space), *map(str, MADE_UP), *slow]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -173,7 +173,7 @@ def test_interrupt_and_resume(archc, space, tmp_path):
     assert "Traceback" not in told
     before = archc("study", "status", study, "--json").json[0]
     assert before["state"] == "interrupted"
-    assert 0 < before["finished"] < 400
+    assert before["finished"] > 0
     ended = before["finished"] + before["infeasible"] + before["shared"]
     resumed = archc("study", "resume", study, "--budget", before["trials"] + 2, "--workers", 1, "--json", "--quiet")
     assert resumed.code == 0, resumed.err

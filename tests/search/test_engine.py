@@ -122,7 +122,7 @@ def test_infeasible_candidates_are_told_as_such(tmp_path: Path) -> None:
 
 
 def test_an_empty_feasible_set_says_what_bites(tmp_path: Path) -> None:
-    study = begin(tmp_path / "s", budget=10, constraints=["params < 0", "accuracy < 0.5"])
+    study = begin(tmp_path / "s", budget=10, constraints=["params < 0", "accuracy < 0.05"])
     with study, pytest.raises(CompileError) as caught:
         run(study, Scrambled(study.folder, 2))
     found = caught.value.diagnostics[0]
@@ -130,9 +130,9 @@ def test_an_empty_feasible_set_says_what_bites(tmp_path: Path) -> None:
     assert "none of 10" in found.message
     notes = [n.message for n in found.notes]
     nearest = min(t.result.values["params"] for t in study.trials if t.result)
-    assert notes[0] == f"`params < 0`: 10 of 10 break it, the nearest has {nearest:g}"
-    over = sum(t.result.values["accuracy"] >= 0.5 for t in study.trials if t.result)
-    assert notes[1].startswith(f"`accuracy < 0.5`: {over} of 10 break it")
+    assert f"`params < 0`: 10 of 10 break it, the nearest has {nearest:g}" in notes
+    over = sum(t.result.values["accuracy"] >= 0.05 for t in study.trials if t.result)
+    assert any(note.startswith(f"`accuracy < 0.05`: {over} of 10 break it") for note in notes)
 
 
 # Trainings that go on

@@ -16,7 +16,7 @@ from archc.search.export import export, table
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "study"
-    with begin(folder, budget=12, strategy="evolution", options={"population": 4}, constraints=["cost < 0.8"]) as made:
+    with begin(folder, budget=12, strategy="evolution", options={"population": 4}, constraints=["cost < 0.5"]) as made:
         run(made, Scrambled(folder, 2))
         yield made
 
