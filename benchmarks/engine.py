@@ -181,8 +181,8 @@ def replay(folder: Path) -> list[Row]:
 def throughput(folder: Path) -> list[Row]:
     rows = []
     for what, goals, budget in (
-        ("accuracy", ("accuracy:max",), 20),
-        ("accuracy and latency", ("accuracy:max", "latency_ms:min@cpu"), 10),
+        ("accuracy", ("accuracy:max",), 120),
+        ("accuracy and latency", ("accuracy:max", "latency_ms:min@cpu"), 40),
     ):
         how = {"task": "digits", "goals": parse_goals(goals), "steps": 300, "recipe": {"batch_size": 64}}
         with begin(folder / what.replace(" ", "_"), budget, DIGITS, **how) as study:
