@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archc.grammar.requirements import measure
 from archc.ir.cost import cost
-from archc.ir.diagnostics import did_you_mean, fail
+from archc.ir.diagnostics import fail
 from archc.ir.graph import Graph
+from archc.search import plugins
 from archc.search.goals import Constraint, Goals, Objective
 
 if TYPE_CHECKING:
@@ -95,27 +95,16 @@ def objectives() -> list[str]:
     >>> objectives()[:3]
     ['accuracy', 'loss', 'bits_per_char']
     """
-    return [*_OWN, *(e.name for e in entry_points(group=ENTRY_POINTS) if e.name not in _OWN)]
+    return plugins.names(ENTRY_POINTS, _OWN)
 
 
 def objective_kind(name: str) -> ObjectiveKind:
     """The quantity of that name. Raises: CompileError (E0721) for one that is unknown or cannot be loaded."""
     if name in _OWN:
         return _OWN[name]
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            try:
-                found = entry.load()
-            except Exception as error:  # whatever a foreign package raises, its user needs to hear which one it was
-                raise fail(
-                    "E0721", f"objective `{name}` cannot be loaded from `{entry.value}`", label=f"{error!r}"
-                ) from error
-            if not isinstance(found, ObjectiveKind):
-                raise fail("E0721", f"`{entry.value}` is no ObjectiveKind", label=f"found {type(found).__name__}")
-            return found
-    known = objectives()
-    help = did_you_mean(name, known) or f"quantities: {', '.join(known)}"
-    raise fail("E0721", f"there is no quantity `{name}` to search for", help=help)
+    found = plugins.load(ENTRY_POINTS, name, _OWN, "E0721", "quantity", ObjectiveKind)
+    assert isinstance(found, ObjectiveKind)
+    return found
 
 
 def goals_of(goals: Goals) -> list[tuple[Objective | Constraint, ObjectiveKind]]:

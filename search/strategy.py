@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from archc.ir.diagnostics import did_you_mean, fail
+from archc.search import plugins
 from archc.search.goals import Goals
 from archc.search.records import Proposal, Result
 
@@ -75,7 +74,7 @@ _HOMES: dict[str, str] = {
 
 def strategies() -> list[str]:
     """The names of all strategies: those of archc, then those of installed packages."""
-    return [*_HOMES, *(e.name for e in entry_points(group=ENTRY_POINTS) if e.name not in _HOMES)]
+    return plugins.names(ENTRY_POINTS, _HOMES)
 
 
 def strategy_kind(name: str) -> StrategyKind:
@@ -87,23 +86,9 @@ def strategy_kind(name: str) -> StrategyKind:
         found = import_module(_HOMES[name]).KIND
         assert isinstance(found, StrategyKind)
         return found
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            try:
-                found = entry.load()
-            except Exception as error:  # whatever a foreign package raises, its user needs to hear which one it was
-                raise fail(
-                    "E0711", f"strategy `{name}` cannot be loaded from `{entry.value}`", label=f"{error!r}"
-                ) from error
-            if not isinstance(found, StrategyKind):
-                raise fail("E0711", f"`{entry.value}` is no StrategyKind", label=f"found {type(found).__name__}")
-            return found
-    known = strategies()
-    raise fail(
-        "E0711",
-        f"there is no strategy `{name}`",
-        help=did_you_mean(name, known) or f"strategies: {', '.join(known)}",
-    )
+    found = plugins.load(ENTRY_POINTS, name, _HOMES, "E0711", "strategy", StrategyKind)
+    assert isinstance(found, StrategyKind)
+    return found
 
 
 def replay(strategy: Strategy, log: Iterable[Proposal | Result]) -> Strategy:

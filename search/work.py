@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archc.ir.diagnostics import did_you_mean, fail
+from archc.search import plugins
 from archc.search.records import Point, Result
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ _HOMES = {
 
 def kinds_of_work() -> list[str]:
     """The names of all kinds of work: those of archc, then those of installed packages."""
-    return [*_HOMES, *(e.name for e in entry_points(group=ENTRY_POINTS) if e.name not in _HOMES)]
+    return plugins.names(ENTRY_POINTS, _HOMES)
 
 
 def work_kind(name: str) -> WorkKind:
@@ -61,20 +60,9 @@ def work_kind(name: str) -> WorkKind:
         module, _, function = _HOMES[name].partition(":")
         home = import_module(module)
         return WorkKind(name, getattr(home, function), getattr(home, "warm", None))
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            try:
-                found = entry.load()
-            except Exception as error:  # whatever a foreign package raises, its user needs to hear which one it was
-                raise fail(
-                    "E0736", f"work `{name}` cannot be loaded from `{entry.value}`", label=f"{error!r}"
-                ) from error
-            if not isinstance(found, WorkKind):
-                raise fail("E0736", f"`{entry.value}` is no WorkKind", label=f"found {type(found).__name__}")
-            return found
-    known = kinds_of_work()
-    help = did_you_mean(name, known) or f"kinds of work: {', '.join(known)}"
-    raise fail("E0736", f"there is no kind of work `{name}`", help=help)
+    found = plugins.load(ENTRY_POINTS, name, _HOMES, "E0736", "kind of work", WorkKind)
+    assert isinstance(found, WorkKind)
+    return found
 
 
 def work_of(job: Job) -> WorkKind:
