@@ -148,13 +148,20 @@ def test_a_cluster_that_is_not_there(archc, space, tmp_path):
     assert re.search(r"error\[E073\d\]", found.err)
 
 
+def _heed_interrupts():
+    """Who runs the tests may ignore Ctrl-C (`pytest &` in a script), and what they start would, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_interrupt_and_resume(archc, space, tmp_path):
     """Ctrl-C: 130, and how to go on; what was found is there, and nothing is done again."""
     study = tmp_path / "s"
     slow = ("--recipe", "takes=0.2", "--budget", "100000", "--study", str(study))
     command = [sys.executable, "-m", "archc", "search", str(space), *map(str, MADE_UP), *slow]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    )
     try:
         assert process.stderr is not None
         for line in process.stderr:
