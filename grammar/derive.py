@@ -307,12 +307,7 @@ class Deriver:
             if number in known:
                 made = known[number]
                 if made is not None:
-                    self.params += made.params
-                    self.flops += made.flops
-                    self.activation_bytes += made.activation_bytes
-                    self.nodes += made.nodes
-                    if self.bounds or self.nodes > self.limits.nodes:
-                        self._check()
+                    self._add(made)
                     return made
             else:
                 made = self._follow(site, number, site.scripts[number], inputs, depth, level, path)
@@ -501,17 +496,21 @@ class Deriver:
                     site.known[inputs][number] = None
                 return None
 
+    def _add(self, made: Derivation) -> None:
+        """Count what a part that is known costs."""
+        self.params += made.params
+        self.flops += made.flops
+        self.activation_bytes += made.activation_bytes
+        self.nodes += made.nodes
+        if self.bounds or self.nodes > self.limits.nodes:
+            self._check()
+
     def _repeat(
         self, made: Derivation, step: Step, inputs: tuple[int, ...], depth: int, level: int
     ) -> Derivation | None:
         """A part once more: what was drawn, applied to other tensors."""
         if inputs == made.inputs:
-            self.params += made.params
-            self.flops += made.flops
-            self.activation_bytes += made.activation_bytes
-            self.nodes += made.nodes
-            if self.bounds or self.nodes > self.limits.nodes:
-                self._check()
+            self._add(made)
             return made
         before = self.given, self.strict
         self.given, self.strict = dict(made.trace(".")), True

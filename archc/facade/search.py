@@ -143,7 +143,7 @@ def check(evaluation: Evaluation, space: SearchSpace) -> None:
         return
     from archc.search.keys import recipe_of, task_of
     from archc.search.objectives import check_goals
-    from archc.search.trial import demand_fit
+    from archc.search.trial import SMALLEST, demand_fit, targets_of
 
     recipe_of(evaluation)
     check_goals(evaluation.goals, task_of(evaluation))
@@ -152,10 +152,9 @@ def check(evaluation: Evaluation, space: SearchSpace) -> None:
         from archc.search.warm import check as check_model
 
         check_model(evaluation.warm_start, task_of(evaluation))
-    targets = [g.target for g in evaluation.goals.objectives] + [g.target for g in evaluation.goals.constraints]
-    for target in dict.fromkeys(t for t in targets if t is not None):
+    for target in targets_of(evaluation):
         try:
-            compile(loads(_SMALLEST), target, threads=evaluation.threads)
+            compile(loads(SMALLEST), target, threads=evaluation.threads)
         except CompileError as error:
             raise fail(
                 "E0746",
@@ -164,9 +163,6 @@ def check(evaluation: Evaluation, space: SearchSpace) -> None:
                 help="`archc doctor` says what works on this machine",
                 exit_code=4,
             ) from error
-
-
-_SMALLEST = "arch probe()\ninput x: f32[N, 2]\noutput y: f32[N, 2]\ny = x -> linear(2)\n"
 
 
 @dataclass(frozen=True)
